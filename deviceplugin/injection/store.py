@@ -1,0 +1,82 @@
+"""Keeps our specifications in the CDI directory, whatever happens to that directory.
+
+The directory is usually a tmpfs that a reboot empties while kubelet remembers its allocations, and
+nobody else ever removes a transient file (cdi.md 6.7). So the store knows what must be there and
+writes again what is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from deviceplugin.cdi import parse_qualified_name, remove_spec, spec_file_name, write_spec
+from deviceplugin.cdi.model import Spec
+from deviceplugin.injection.render import CDI_VENDOR, allocation_kind
+
+
+class SpecStore:
+    """The specifications of this agent in one directory. Blocking; call it off the loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._wanted: dict[str, Spec] = {}
+        self._inventory: dict[str, set[str]] = {}
+
+    def put_inventory(self, vendor: str, specs: Sequence[Spec]) -> None:
+        """Write a vendor's inventory and remove the kinds that it no longer has.
+
+        Raises `deviceplugin.cdi.CDIError` for an invalid specification and `OSError` when the
+        directory cannot be written; nothing is removed then.
+        """
+        names = {spec_file_name(spec.kind): spec for spec in specs}
+        for name, spec in names.items():
+            self._write(name, spec)
+        for stale in self._inventory.get(vendor, set()) - names.keys():
+            self._remove(stale)
+        self._inventory[vendor] = set(names)
+
+    def put(self, vendor: str, allocation: str, spec: Spec) -> None:
+        """Write the specification of one allocation. Raises as `put_inventory`."""
+        self._write(spec_file_name(allocation_kind(vendor), allocation), spec)
+
+    def holds(self, vendor: str, allocation: str) -> bool:
+        """Whether the file of an allocation is there, whoever wrote it."""
+        return self._path(vendor, allocation).exists()
+
+    def allocations(self, vendor: str) -> set[str]:
+        """The allocations of a vendor that have a file, also those of an agent before us."""
+        prefix = spec_file_name(allocation_kind(vendor)) + "_"
+        return {path.stem.removeprefix(prefix) for path in self.directory.glob(f"{prefix}*.json")}
+
+    def sweep(self, vendor: str, keep: Collection[str]) -> set[str]:
+        """Remove the files of all allocations but `keep`; answers which were removed."""
+        gone = self.allocations(vendor) - set(keep)
+        for allocation in gone:
+            self._remove(spec_file_name(allocation_kind(vendor), allocation))
+        return gone
+
+    def restore(self) -> list[str]:
+        """Write again what is missing; answers the names. Raises as `put_inventory`."""
+        missing = [n for n in self._wanted if not (self.directory / f"{n}.json").exists()]
+        for name in missing:
+            write_spec(self.directory, self._wanted[name], name=name, fsync=False)
+        return missing
+
+    def _path(self, vendor: str, allocation: str) -> Path:
+        return self.directory / f"{spec_file_name(allocation_kind(vendor), allocation)}.json"
+
+    def _write(self, name: str, spec: Spec) -> None:
+        if self._wanted.get(name) == spec and (self.directory / f"{name}.json").exists():
+            return
+        write_spec(self.directory, spec, name=name, fsync=False)
+        self._wanted[name] = spec
+
+    def _remove(self, name: str) -> None:
+        self._wanted.pop(name, None)
+        remove_spec(self.directory, name)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a qualified CDI name is one of an allocation of ours."""
+    return parse_qualified_name(name).vendor == CDI_VENDOR

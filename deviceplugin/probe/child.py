@@ -1,0 +1,137 @@
+"""The probe process: loads one vendor's node half and reports what its driver says.
+
+Commands come in on stdin, reports go out on the file that was stdout; the real stdout is pointed
+at stderr before anything is loaded, because driver libraries print. The end of stdin is the end
+of the agent, and of this process, however deep in a driver call it hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+from deviceplugin.probe import stream
+from deviceplugin.registry import load_node
+from deviceplugin.vendor import (
+    DriverError,
+    HealthWatcher,
+    NodeBackend,
+    Partitioner,
+    Snapshot,
+)
+
+
+class Child:
+    """Answers commands one after the other; health events come from a thread beside."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._last: dict[str, Any] | None = None
+        self._watching = False
+
+    def say(self, kind: str, **content: Any) -> None:
+        """One line to the agent, whole even when threads write at the same time."""
+        line = stream.encode({"type": kind, **content})
+        with self._lock:
+            self._out.write(line)
+            self._out.flush()
+
+    def serve(self, backend: NodeBackend, commands: queue.Queue[bytes], interval: float) -> None:
+        """Discover now, then at each command or after `interval` seconds without one."""
+        self.discover(backend)
+        while True:
+            try:
+                command = stream.decode(commands.get(timeout=interval))
+            except queue.Empty:
+                command = {"type": "discover"}
+            if command["type"] == "discover":
+                self.discover(backend)
+            else:
+                self.partition(backend, command)
+
+    def discover(self, backend: NodeBackend) -> None:
+        """One discovery, reported as snapshot, unchanged, absent or failed."""
+        self.say("discovering")
+        try:
+            snapshot = backend.discover()
+        except DriverError as error:
+            self._last = None
+            self.say("absent" if error.absent else "failed", reason=str(error))
+            return
+        except Exception as error:
+            self._last = None
+            self.say("failed", reason=f"discovery raised {type(error).__name__}: {error}")
+            return
+        content = stream.snapshot_to_dict(snapshot)
+        if content == self._last:
+            self.say("unchanged")
+        else:
+            self._last = content
+            self.say("snapshot", snapshot=content)
+        self._watch(backend, snapshot)
+
+    def partition(self, backend: NodeBackend, command: Mapping[str, Any]) -> None:
+        """Carry out ``partition`` or ``release`` and answer under the command's id."""
+        identity = command.get("id")
+        try:
+            if not isinstance(backend, Partitioner):
+                raise DriverError("this vendor makes no partitions on demand")
+            if command["type"] == "partition":
+                result = dict(backend.partition(command["request"]))
+            elif command["type"] == "release":
+                backend.release(command["request"])
+                result = {}
+            else:
+                raise DriverError(f"unknown command {command['type']!r}")
+        except Exception as error:
+            self.say("answer", id=identity, error=f"{error}" or type(error).__name__)
+        else:
+            self.say("answer", id=identity, result=result)
+
+    def _watch(self, backend: NodeBackend, snapshot: Snapshot) -> None:
+        """Start the health thread with the first snapshot; it lives as long as the process."""
+        if self._watching or not isinstance(backend, HealthWatcher):
+            return
+        self._watching = True
+
+        def run() -> None:
+            try:
+                for event in backend.watch_health(snapshot):
+                    self.say("health", uuid=event.uuid, healthy=event.healthy, reason=event.reason)
+            except Exception as error:
+                reason = f"health events ended: {type(error).__name__}: {error}"
+                self.say("watch-ended", reason=reason)
+
+        threading.Thread(target=run, name="health", daemon=True).start()
+
+
+def main() -> int:
+    """Run until stdin ends. The first line on stdin is the ``settings`` message."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    child = Child(out)
+    first = sys.stdin.buffer.readline()
+    if not first:
+        return 0
+    start = stream.decode(first)
+    child.say("discovering")
+    commands: queue.Queue[bytes] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            commands.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, name="commands", daemon=True).start()
+    try:
+        backend = load_node(start["node"], stream.settings_from_dict(start["settings"]))
+    except Exception as error:
+        child.say("failed", reason=f"{start['node']} cannot be loaded: {error!r}")
+        return 1
+    child.serve(backend, commands, float(start["interval"]))
+    return 0

@@ -1,0 +1,93 @@
+"""Finds vendors by entry point and loads their halves; a broken one is reported and left out.
+
+Built-in vendors come through the same group as a stranger's, so nothing here knows a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from deviceplugin.vendor import NodeBackend, Vendor, VendorSettings
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "deviceplugin.vendors"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenVendor:
+    """An entry point that gave no vendor: whose it is and why, for people."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """The vendors that can be served, by name, and those that cannot."""
+
+    vendors: dict[str, Vendor]
+    broken: tuple[BrokenVendor, ...] = ()
+
+
+def installed() -> Iterable[EntryPoint]:
+    """The entry points of all installed distributions."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
+def load(entries: Iterable[EntryPoint] | None = None) -> Registry:
+    """Load every descriptor. Never raises for what a stranger's module does on import.
+
+    `entries` defaults to what is installed. Two entry points of one name: the first in the order
+    of their values serves, the other is reported.
+    """
+    vendors: dict[str, Vendor] = {}
+    broken: list[BrokenVendor] = []
+    for entry in sorted(installed() if entries is None else entries, key=lambda e: e.value):
+        reason = ""
+        try:
+            vendor = entry.load()
+        except Exception as error:
+            vendor, reason = None, _why(error)
+        if vendor is not None and not isinstance(vendor, Vendor):
+            reason = f"it is a {type(vendor).__name__}, not a deviceplugin.vendor.Vendor"
+        elif vendor is not None and vendor.name in vendors:
+            reason = f"the name {vendor.name!r} is taken by another entry point"
+        if reason:
+            broken.append(BrokenVendor(entry.name, entry.value, reason))
+        else:
+            vendors[vendor.name] = vendor
+    return Registry(dict(sorted(vendors.items())), tuple(broken))
+
+
+def _why(error: Exception) -> str:
+    """A sentence about a failed import; a clash of protobuf stubs gets its own explanation."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, TypeError) and "duplicate symbol" in text:
+        return (
+            "it brings its own generated stubs of a kubelet API that this process has already "
+            "loaded; import deviceplugin.api.kubelet instead of a second copy "
+            f"({text.splitlines()[0]})"
+        )
+    return text
+
+
+def load_backend(vendor: Vendor, settings: VendorSettings) -> NodeBackend:
+    """The node half of a vendor. Raises whatever its module raises on import or creation."""
+    return load_node(vendor.node, settings)
+
+
+def load_node(node: str, settings: VendorSettings) -> NodeBackend:
+    """The node half that ``module:attribute`` names, made for these settings."""
+    module, _, attribute = node.partition(":")
+    backend = getattr(import_module(module), attribute)(settings)
+    if not isinstance(backend, NodeBackend):
+        raise TypeError(f"{node} gives a {type(backend).__name__} without discover() and edits()")
+    return backend
