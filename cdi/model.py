@@ -109,7 +109,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A CDI specification. `cdi_version` empty means: the lowest version that covers the content."""
+    """A CDI specification; without `cdi_version` the lowest one that covers the content counts."""
 
     kind: str
     devices: tuple[Device, ...]
