@@ -117,7 +117,8 @@ def _filled(node: DeviceNode, stat: Stat) -> dict[str, Any]:
         try:
             found = stat(host)
         except OSError as problem:
-            rule = f'failed to stat CDI host device "{host}": {os.strerror(problem.errno or 0).lower()}'
+            why = os.strerror(problem.errno or 0).lower()
+            rule = f'failed to stat CDI host device "{host}": {why}'
             raise error(rule) from None
         kind = _node_type(found.st_mode)
         if not kind or (node.type and node.type != kind):

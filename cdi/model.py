@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-EMPTY: Mapping[str, str] = MappingProxyType({})
+
+def _empty() -> Mapping[str, str]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Device:
 
     name: str
     container_edits: ContainerEdits
-    annotations: Mapping[str, str] = field(default=EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +116,5 @@ class Spec:
     kind: str
     devices: tuple[Device, ...]
     container_edits: ContainerEdits = ContainerEdits()
-    annotations: Mapping[str, str] = field(default=EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=_empty)
     cdi_version: str = ""

@@ -56,7 +56,9 @@ __all__ = [
     "VendorSettings",
 ]
 
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
 
 
 class DriverError(Exception):
@@ -91,13 +93,13 @@ class PhysicalDevice:
     memory_mib: int | None = None
     cores_percent: int = 100
     numa_node: int | None = None
-    links: Mapping[str, int] = field(default=_EMPTY)
+    links: Mapping[str, int] = field(default_factory=_empty)
     device_nodes: tuple[str, ...] = ()
     healthy: bool = True
     reason: str = ""
     parent_uuid: str = ""
     profile: str = ""
-    attributes: Mapping[str, str] = field(default=_EMPTY)
+    attributes: Mapping[str, str] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Snapshot:
     """
 
     devices: tuple[PhysicalDevice, ...] = ()
-    attributes: Mapping[str, str] = field(default=_EMPTY)
+    attributes: Mapping[str, str] = field(default_factory=_empty)
     problems: tuple[str, ...] = ()
 
     def device(self, uuid: str) -> PhysicalDevice | None:
@@ -218,11 +220,11 @@ class ContainerEdits:
     are paths on the host. The framework renders this to every device list strategy.
     """
 
-    env: Mapping[str, str] = field(default=_EMPTY)
+    env: Mapping[str, str] = field(default_factory=_empty)
     device_nodes: tuple[DeviceNode, ...] = ()
     mounts: tuple[Mount, ...] = ()
     hooks: tuple[Hook, ...] = ()
-    annotations: Mapping[str, str] = field(default=_EMPTY)
+    annotations: Mapping[str, str] = field(default_factory=_empty)
     additional_gids: tuple[int, ...] = ()
     host_directories: tuple[HostDirectory, ...] = ()
 
@@ -248,11 +250,11 @@ class Exposure:
     """First part of the key under the CDI annotation prefix."""
     cdi_names: tuple[str, ...] = ()
     """Qualified names that every allocation gets beside its devices."""
-    list_env: Mapping[str, str] = field(default=_EMPTY)
+    list_env: Mapping[str, str] = field(default_factory=_empty)
     """Variables that go with the strategy envvar only."""
     mount_names: tuple[str, ...] = ()
     """Files below `mount_root` that the strategy volume-mounts adds beside the ids."""
-    env_always: Mapping[str, str] = field(default=_EMPTY)
+    env_always: Mapping[str, str] = field(default_factory=_empty)
     """Variables that go with every strategy."""
 
 
@@ -284,9 +286,9 @@ class VendorSettings:
     node_name: str = ""
     host_root: str = "/"
     enforce_isolation: bool = True
-    section: Mapping[str, Any] = field(default=_EMPTY)
-    options: Mapping[str, Any] = field(default=_EMPTY)
-    sharing: Mapping[str, Replicas] = field(default=_EMPTY)
+    section: Mapping[str, Any] = field(default_factory=_empty)
+    options: Mapping[str, Any] = field(default_factory=_empty)
+    sharing: Mapping[str, Replicas] = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, slots=True)
