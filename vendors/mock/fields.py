@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import enum
+import random
 import reprlib
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -23,6 +25,14 @@ def nearest(word: object, known: Iterable[str]) -> str:
     if isinstance(word, str) and (close := difflib.get_close_matches(word, words, 1)):
         return f"did you mean {close[0]}?"
     return f"known are {', '.join(words)}"
+
+
+def made_uuid(seed: str) -> str:
+    """A uuid that is the same for the same seed.
+
+    From a generator and not from a hash: hashlib loads 4 MiB of OpenSSL into each probe.
+    """
+    return str(uuid.UUID(int=random.Random(seed).getrandbits(128), version=4))  # noqa: S311
 
 
 def shown(value: object) -> str:
@@ -44,7 +54,9 @@ class Fields:
         words = tuple(known)
         for key in data:
             if key not in words:
-                raise self.wrong(shown(key), "unknown key", nearest(key, words))
+                raise self.wrong(
+                    key if isinstance(key, str) else shown(key), "unknown key", nearest(key, words)
+                )
 
     def __contains__(self, key: str) -> bool:
         return self._data.get(key) is not None

@@ -194,7 +194,8 @@ class MockNode:
         by_index = self._settings.options.get("deviceIDStrategy") == "index"
         nodes: dict[str, DeviceNode] = {}
         for device in snapshot.devices:
-            if identity := device.index if by_index else device.uuid:
+            identity = device.index if by_index else device.uuid
+            if identity not in ("", "all"):
                 nodes.setdefault(device_name_for(identity), _device_node(device))
         devices = [Device(name, CDIEdits(device_nodes=(node,))) for name, node in nodes.items()]
         usable = tuple(device for device in devices if _nameable(device))

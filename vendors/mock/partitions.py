@@ -6,11 +6,11 @@ card, and gone while its card is not listed.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot
+from deviceplugin.vendors.mock.fields import made_uuid
 from deviceplugin.vendors.mock.profile import PartitionSize
 
 
@@ -42,8 +42,8 @@ def made(
         raise DriverError(f"{card.uuid} has too few cores left for a {size}; release another")
     taken = {partition.number for partition in siblings}
     number = next(number for number in range(len(taken) + 1) if number not in taken)
-    identity = uuid.uuid5(uuid.NAMESPACE_OID, f"{card.uuid}/{number}/{size}")
-    return Partition(f"PART-{identity}", card.uuid, number, size)
+    identity = f"PART-{made_uuid(f'{card.uuid}/{number}/{size}')}"
+    return Partition(identity, card.uuid, number, size)
 
 
 def listed(

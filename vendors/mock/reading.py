@@ -6,13 +6,12 @@ The schema is described for people in ``docs/vendors/mock.md``.
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
 from deviceplugin.vendor import Mount, PhysicalDevice, Sharing, Snapshot, Split
-from deviceplugin.vendors.mock.fields import MOST, Fields, nearest, shown
+from deviceplugin.vendors.mock.fields import MOST, Fields, made_uuid, nearest, shown
 from deviceplugin.vendors.mock.profile import (
     DEVICE_FAULTS,
     ENDINGS,
@@ -33,9 +32,6 @@ MOST_DEVICES = 256
 
 MOST_SHARES = 1024
 """Of one device."""
-
-NAMESPACE = uuid.UUID("6f0a7c5e-9c0b-5d0e-8f43-1d2a5b3c4e6f")
-"""Of the uuids that a profile does not give."""
 
 SEPARATORS = {
     Sharing.EXCLUSIVE: "",
@@ -206,7 +202,7 @@ def _device(fields: Fields, origin: Origin, seed: str, position: str) -> Physica
     composed = origin is Origin.COMPOSED
     low = 0 if composed else -MOST
     index = fields.text("index", position if composed else "")
-    made = f"GPU-{uuid.uuid5(NAMESPACE, f'{seed}/{index}')}" if composed else ""
+    made = f"GPU-{made_uuid(f'{seed}/{index}')}" if composed else ""
     device = PhysicalDevice(
         uuid=fields.text("uuid", made),
         index=index,
