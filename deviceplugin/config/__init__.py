@@ -1,0 +1,36 @@
+"""The agent's configuration: command line over environment over ``config.json`` over file over
+built-in default, checked as a whole. `load` gives a `Loaded` or raises a `ConfigError`.
+"""
+
+from deviceplugin.api.problems import Problem
+from deviceplugin.config.options import OPTIONS, Option
+from deviceplugin.config.parse import config_files, load
+from deviceplugin.config.schema import (
+    Config,
+    ConfigError,
+    HealthConfig,
+    Loaded,
+    Paths,
+    ProbeConfig,
+    Replicas,
+    Sharing,
+)
+from deviceplugin.config.settings import effective, vendor_settings
+
+__all__ = [
+    "OPTIONS",
+    "Config",
+    "ConfigError",
+    "HealthConfig",
+    "Loaded",
+    "Option",
+    "Paths",
+    "ProbeConfig",
+    "Problem",
+    "Replicas",
+    "Sharing",
+    "config_files",
+    "effective",
+    "load",
+    "vendor_settings",
+]

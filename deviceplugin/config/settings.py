@@ -1,0 +1,55 @@
+"""The configuration in the words of others: of a vendor's node half, and of a listing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from deviceplugin import vendor
+from deviceplugin.config.options import OPTIONS, Option
+from deviceplugin.config.schema import Config
+
+__all__ = ["effective", "vendor_settings"]
+
+NONE: Mapping[str, object] = MappingProxyType({})
+
+
+def effective(config: Config, option: Option) -> object:
+    """The value that an option has in a configuration. `option.field` must not be empty."""
+    value: object = config
+    for part in option.field.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def vendor_settings(config: Config, section: str) -> vendor.VendorSettings:
+    """What a vendor may know: its `section` of the file, the options that concern vendors by
+    their file key, and the operator's replicas by resource.
+    """
+    sharing = {
+        resource: vendor.Replicas(
+            count=entry.replicas,
+            sharing=kind,
+            rename=f"{resource}.shared" if entry.renamed else "",
+            fail_requests_greater_than_one=entry.fail_requests_greater_than_one,
+        )
+        for kind, entries in (
+            (vendor.Sharing.TIME_SLICING, config.sharing.time_slicing),
+            (vendor.Sharing.MPS, config.sharing.mps),
+        )
+        for resource, entry in entries.items()
+    }
+    return vendor.VendorSettings(
+        node_name=config.node_name,
+        host_root=config.paths.host_root,
+        enforce_isolation=config.isolation != "none",
+        section=config.sections.get(section, NONE),
+        options=MappingProxyType(
+            {
+                option.vendor_key: effective(config, option)
+                for option in OPTIONS
+                if option.vendor_key
+            }
+        ),
+        sharing=MappingProxyType(sharing),
+    )
