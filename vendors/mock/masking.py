@@ -44,8 +44,6 @@ def _free(token: str, used: set[str]) -> str:
     """The first unused text of the token's shape, from the token's hash on."""
     plain = token.replace("-", "")
     alphabet = next(a for a in (_DECIMAL, _HEX, _LETTERS) if set(plain.lower()) <= set(a))
-    if "-" in token:  # a UUID without a letter, by chance, is a UUID still
-        alphabet = _HEX
     upper = plain != plain.lower()
     number = int.from_bytes(hashlib.sha256(token.encode()).digest(), "big")
     while (text := _shaped(number, alphabet, token, upper)) in used:

@@ -214,11 +214,13 @@ class MockNode:
         return self._loaded
 
     def _elapsed(self) -> float:
-        """Seconds of the scenario until now; the first question starts it if nothing else did."""
+        """Seconds of the scenario until now, negative before it starts; the first question starts
+        it if nothing else did.
+        """
         now = self._world.now()
         if self._started is None:
             self._started = now
-        return max(0.0, now - self._started)
+        return now - self._started
 
     def _snapshot(self, moment: float | None = None) -> Snapshot:
         profile = self._configuration().profile

@@ -30,6 +30,9 @@ KIND, VERSION = "MockNode", "v1"
 MOST_DEVICES = 256
 """In one counted template: every device has a link to every other."""
 
+MOST_DEPTH = 32
+"""Of a document; no profile nests deeper than eight, a summary of settings may."""
+
 MOST_SHARES = 1024
 """Of one device."""
 
@@ -96,11 +99,17 @@ def parse(text: str, source: str) -> object:
             return super().construct_mapping(node, deep)
 
     try:
+        # First without recursion: deep nesting overflows the stack of the C constructor.
+        depth = 0
+        for event in yaml.parse(text, base):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ProfileError(source, "", "is nested too deeply", "correct its indentation")
         return yaml.load(text, Loader)  # noqa: S506  a subclass of the safe loader
     except ProfileError:
         raise
-    # The constructors of numbers and dates raise what int() and date() raise.
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+    except Exception as error:  # a wrong number or date raises whatever its constructor trips on
         reason = " ".join(f"{error}".split())
         raise ProfileError(source, "", f"no YAML: {reason:.300}", "correct it") from None
 

@@ -89,9 +89,12 @@ def test_with_a_start_given_a_restarted_probe_goes_on_in_the_scenario(
     assert uuids(node(section, **keys).discover()) == ["b", "c"]
 
 
-def test_before_its_start_the_scenario_stands_at_its_beginning(node: Make, clock: Any) -> None:
-    one = node({"startedAt": clock.now + 60}, **at(1, "vanish", device="a"))
-    assert uuids(one.discover()) == ["a", "b", "c"]
+def test_before_the_scenario_starts_nothing_happens(node: Make, clock: Any) -> None:
+    one = node({"startedAt": clock.now + 60}, **at(0, "unhealthy", device="a"))
+    first = one.discover()
+    assert all(device.healthy for device in first.devices)
+    assert [event.uuid for event in one.watch_health(first)] == ["a"]
+    assert clock.waited == [60]
 
 
 # --- faults of the driver ---
@@ -123,8 +126,8 @@ def test_a_crashing_driver_ends_the_process_until_the_fault_ends(
 
 def test_a_garbling_driver_answers_with_values_of_wrong_types(node: Make) -> None:
     device = node(**at(0, "garbage")).discover().devices[0]
-    assert not isinstance(device.uuid, str)
-    assert not isinstance(device.memory_mib, int)
+    values: list[object] = [device.uuid, device.index, device.model, device.memory_mib]
+    assert [type(value) for value in values] == [int, type(None), list, str]
 
 
 @pytest.mark.parametrize(("fault", "absent"), [("error", False), ("absent", True)])
@@ -305,6 +308,18 @@ def test_a_card_holds_no_more_partitions_than_it_has_memory_and_cores_for(node: 
         one.partition({"device": "a", "profile": "half"})
     one.release({"uuid": made[0]["uuid"]})
     assert one.partition({"device": "a", "profile": "half"}) == made[0]
+
+
+def test_each_card_has_its_own_room_and_its_own_numbers(node: Make) -> None:
+    one = node(**HALF)
+    made = [one.partition({"device": card, "profile": "half"}) for card in ("a", "a", "b", "b")]
+    assert len({answer["uuid"] for answer in made}) == 4
+    assert [d.index for d in one.discover().devices if d.parent_uuid] == [
+        "0:0",
+        "0:1",
+        "1:0",
+        "1:1",
+    ]
 
 
 def test_cores_are_counted_too(node: Make) -> None:

@@ -138,6 +138,7 @@ def test_mounts_partitions_and_faults_are_read() -> None:
         ({"faults": [{"fault": "slow"}]}, "faults[0].seconds:", "write or remove it"),
         ({"faults": [{"fault": "hang", "seconds": 1}]}, "faults[0].seconds:", "write or remove"),
         ({"changes": [{"devices": []}]}, "changes[0].at:", "is missing"),
+        ({"devices": [{**CARD, "index": "\ud800"}]}, "devices[0].index:", "correct it"),
         ({"attributes": {"a": 1}}, "attributes.a:", "quotes"),
     ],
 )
@@ -167,10 +168,29 @@ def test_a_key_that_stands_twice_is_refused() -> None:
         parse("faults: []\ndevices: []\nfaults: []\n", "f.yaml")
 
 
-@pytest.mark.parametrize("text", ["{", "a: 2024-99-99", "? [a]\n: b", "\x00", "[" * 5000, "!!x y"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "a: 2024-99-99",
+        "? [a]\n: b",
+        "\x00",
+        "[" * 5000,
+        "!!x y",
+        "!!int ''",
+        "!!bool x",
+        "!!timestamp x",
+    ],
+)
 def test_what_is_no_yaml_is_refused(text: str) -> None:
     with pytest.raises(ProfileError):
         inline(parse(text, "f.yaml"))
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000 + "]" * 200_000, "- " * 5000])
+def test_a_deep_document_is_refused_and_kills_nobody(text: str) -> None:
+    with pytest.raises(ProfileError, match="nested too deeply"):
+        parse(text, "f.yaml")
 
 
 def test_a_document_that_contains_itself_is_refused() -> None:
@@ -222,9 +242,8 @@ def test_a_number_too_long_to_be_shown_is_refused_like_any_other(key: str) -> No
     number = 10**5000
     assert "beyond reason" in answer({"devices": [CARD], key: number})
     assert "beyond reason" in answer({"devices": [CARD], number: key})
-    assert "beyond reason" in answer(
-        {"devices": [CARD], "faults": [{"fault": "crash", "at": number}]}
-    )
+    for member in ({"fault": "crash", "at": number}, {"fault": "vanish", "device": number}):
+        assert "beyond reason" in answer({"devices": [CARD], "faults": [member]})
 
 
 @given(st.text(alphabet="abc:-[]{}&*!|>'\"#\n ?,%@`0.\t~<=", max_size=60))

@@ -22,21 +22,22 @@ from deviceplugin.vendors.mock.scenario import state_at
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 texts = st.text(max_size=12)
+names = texts | st.sampled_from([f"GPU-0000000{n}-1111-2222-3333-44444444aaaa" for n in range(4)])
 mappings = st.dictionaries(texts, texts, max_size=3)
 whole = st.integers(-(2**53), 2**53)
 devices = st.builds(
     PhysicalDevice,
-    uuid=texts,
+    uuid=names,
     index=texts,
     model=texts,
     memory_mib=st.none() | whole,
     cores_percent=whole,
     numa_node=st.none() | whole,
-    links=st.dictionaries(texts, whole, max_size=3),
+    links=st.dictionaries(names, whole, max_size=3),
     device_nodes=st.lists(texts, max_size=2).map(tuple),
     healthy=st.booleans(),
     reason=texts,
-    parent_uuid=texts,
+    parent_uuid=names,
     profile=texts,
     attributes=mappings,
 )
@@ -101,19 +102,19 @@ def test_the_text_says_who_was_recorded_with_which_settings() -> None:
 def test_masking_changes_names_and_nothing_else(snapshot: Snapshot) -> None:
     text = profile_from_snapshot("v", "a.b/c", snapshot, {}, mask_serials=True)
     false = state_at(replayed(text), 0)
-    names = {
+    false_names = {
         real.uuid: mask.uuid for real, mask in zip(snapshot.devices, false.devices, strict=True)
     }
-    assert len(set(names.values())) == len(names)
+    assert len(set(false_names.values())) == len(false_names)
     for real, mask in zip(snapshot.devices, false.devices, strict=True):
         assert mask.index == real.index
         assert mask.memory_mib == real.memory_mib
         assert sorted(mask.links.values()) == sorted(real.links.values())
         for other, score in real.links.items():
-            if other in names:
-                assert mask.links[names[other]] == score
-        if real.parent_uuid in names:
-            assert mask.parent_uuid == names[real.parent_uuid]
+            if other in false_names:
+                assert mask.links[false_names[other]] == score
+        if real.parent_uuid in false_names:
+            assert mask.parent_uuid == false_names[real.parent_uuid]
 
 
 identities = st.one_of(

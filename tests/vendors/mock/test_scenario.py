@@ -59,6 +59,17 @@ def test_a_device_vanishes_and_returns_in_its_place(profile: Make) -> None:
     assert [uuids(state_at(node, t)) for t in (0, 1, 2)] == ["abc", "ac", "abc"]
 
 
+def test_a_device_that_returns_is_as_ill_as_it_left(profile: Make) -> None:
+    node = profile(
+        faults=[
+            {"at": 1, "device": "b", "fault": "unhealthy"},
+            {"at": 2, "device": "b", "fault": "vanish"},
+            {"at": 3, "device": "b", "fault": "return"},
+        ]
+    )
+    assert [ill(state_at(node, t)) for t in (1, 2, 3)] == ["b", "", "b"]
+
+
 def test_an_empty_list_holds_until_its_end(profile: Make) -> None:
     node = profile(faults=[{"at": 1, "until": 2, "fault": "empty-list"}])
     assert [uuids(state_at(node, t)) for t in (0, 1, 2)] == ["abc", "", "abc"]
