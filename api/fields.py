@@ -231,7 +231,7 @@ def many(kind: Kind[T], *, least: int = 0) -> Kind[tuple[T, ...]]:
     def check(value: object) -> tuple[T, ...]:
         items = value if isinstance(value, list | tuple) else [value]
         if isinstance(value, str):
-            items = [kind.from_text(part) for part in _parts(value)]
+            items = list(_parts(value))
         found: list[T] = []
         for item in items:
             try:
@@ -290,9 +290,9 @@ class Fields:
         return f"{self.path}.{key}" if self.path else key
 
     def get(self, key: str, kind: Kind[T], default: U) -> T | U:
-        """The value of a key; `default` when it is missing, null or wrong."""
+        """The value of a key; `default` when it is missing, null, empty or wrong."""
         value = self.data.get(key)
-        if value is None:
+        if value is None or (value == "" and not kind.blank):
             return default
         try:
             return kind.check(value)

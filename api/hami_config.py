@@ -40,6 +40,7 @@ __all__ = [
     "nvidia_section_warnings",
     "parse_node_overrides",
     "parse_nvidia_section",
+    "section_values",
 ]
 
 NVIDIA = "nvidia"
@@ -257,6 +258,15 @@ def nvidia_section_warnings(
     return tuple(warnings)
 
 
+def section_values(section: NvidiaSection) -> dict[str, object]:
+    """The section's values by their keys in the file; the MIG table by its models."""
+    values = {key: getattr(section, attribute) for key, attribute, _ in _SECTION}
+    hidden = section.filter_devices
+    values["filterDevices"] = {"uuid": hidden.uuid, "index": hidden.index}
+    values["knownMigGeometries"] = [row.models for row in section.known_mig_geometries]
+    return values
+
+
 def _mig_table(section: Fields) -> tuple[MigModels, ...]:
     rows = []
     for row in section.mappings("knownMigGeometries"):
@@ -318,7 +328,7 @@ def _geometry(row: Fields, key: str) -> MigGeometry:
 
 
 def _required(entry: Fields, key: str, kind: Kind[Any], default: Any) -> Any:
-    if entry.data.get(key) is None:
+    if entry.data.get(key) in (None, ""):
         entry.wrong(key, "missing", f"write a {kind.form}")
     return entry.get(key, kind, default)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 __all__ = ["Problem", "nearest", "shown", "unknown_keys"]
+
+LONGEST = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,18 @@ class Problem:
 
 
 def shown(value: object) -> str:
-    """A value inside a sentence: short, whatever it is."""
+    """A value inside a sentence: as JSON writes it, and short, whatever it is."""
     try:
-        return reprlib.repr(value)
-    except ValueError:  # a whole number of more digits than Python writes
-        return f"a {type(value).__name__} beyond reason"
+        text = json.dumps(value, default=_plain, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        return f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

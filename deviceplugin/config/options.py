@@ -30,6 +30,7 @@ from deviceplugin.api.fields import (
 __all__ = ["CONFIG_FILE", "CONFIG_JSON", "NODE_NAME", "OPTIONS", "VERBOSITY", "Option"]
 
 STRATEGIES = ("envvar", "volume-mounts", "cdi-annotations", "cdi-cri")
+FILE: Kind[str] = optional(Kind("path", NAME.check))
 POSITIVE_SECONDS = fewer(SECONDS, "not positive", "write more than 0 seconds", bool)
 
 
@@ -64,7 +65,7 @@ CONFIG_FILE = Option(
     ("CONFIG_FILE",),
     "",
     "",
-    optional(PATH),
+    FILE,
     "",
     "The configuration file, YAML or JSON.",
 )
@@ -73,7 +74,7 @@ CONFIG_JSON = Option(
     ("CONFIG_JSON",),
     "",
     "",
-    optional(PATH),
+    FILE,
     "/config/config.json",
     "HAMi's overrides a node. Without the file there are none.",
 )

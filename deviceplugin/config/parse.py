@@ -128,6 +128,7 @@ def load(
         sections.get(NVIDIA, EMPTY), overrides, argv_values, environ, file, json_file, reading
     )
     values["sharing"] = parse_sharing(document, file, reading.problems, reading.warnings)
+    reading.provenance["sharing"] = file if document.get("sharing") else DEFAULT
     values["sections"] = MappingProxyType(
         {name: section for name, section in sections.items() if section or name in document}
     )

@@ -87,7 +87,7 @@ def cross_check(
     """
     for rule in _RULES:
         if not any(name in refused for name in rule.about) and rule.broken(config):
-            source = provenance.get(rule.key, "configuration")
+            source = provenance[rule.key.removesuffix(".mps")]
             value = _value(config, rule.about[0])
             yield Problem(source, rule.key, value, rule.text, rule.remedy)
 

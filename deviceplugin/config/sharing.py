@@ -71,7 +71,7 @@ def _resources(sharing: Fields, kind: str, warnings: list[Problem]) -> Mapping[s
     for entry in entries:
         warnings += unknown_keys(entry.data, _ENTRY_KEYS, entry.source, entry.path)
         for key in ("name", "replicas"):
-            if entry.data.get(key) is None:
+            if entry.data.get(key) in (None, ""):
                 entry.wrong(key, "missing", "write both name and replicas")
         name = entry.get("name", _NAME, "")
         replicas = entry.get("replicas", whole(2, 10_000), 0)

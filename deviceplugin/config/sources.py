@@ -53,9 +53,10 @@ def find(
         return variable if variable and variable.path == "NODE_NAME" else given or variable
     if given or variable:
         return given or variable
-    if option.key and (value := lookup(document, option.key)) is not None:
-        return Found(value, file, option.key)
-    return None
+    value = lookup(document, option.key) if option.key else None
+    if value is None or (value == "" and not option.kind.blank):
+        return None
+    return Found(value, file, option.key)
 
 
 def from_command_line(option: Option, argv: Mapping[str, object]) -> Found | None:
