@@ -2,14 +2,26 @@
 
 Values (`Spec`, `Device`, `ContainerEdits`, ...) are frozen. `dumps` and `loads` are the file,
 `problems` and `check` its rules, `write_spec` puts it where runtimes notice, `load_directories`
-reads what a runtime reads, `resolve` and `apply` do what a runtime does. Errors are `CDIError`,
-with every problem by file, field, value and rule.
+reads what a runtime reads, `resolve` and `apply` do what a runtime does with it. Errors are
+`CDIError`, with every problem by file, field, value and rule.
 """
 
-from deviceplugin.cdi.annotations import annotation_key, annotation_value
-from deviceplugin.cdi.apply import UnresolvableError, apply, combine, resolve
-from deviceplugin.cdi.cache import DEFAULT_DIRECTORIES, Cache, load_directories, read_spec
-from deviceplugin.cdi.codec import dumps, edits_to_dict, loads, to_dict
+from deviceplugin.cdi.annotations import (
+    annotate,
+    annotation_key,
+    annotation_value,
+    parse_annotations,
+)
+from deviceplugin.cdi.apply import apply, apply_edits
+from deviceplugin.cdi.cache import (
+    DEFAULT_DIRECTORIES,
+    Cache,
+    LoadedDevice,
+    LoadedSpec,
+    load_directories,
+    read_spec,
+)
+from deviceplugin.cdi.codec import dumps, loads, to_dict
 from deviceplugin.cdi.errors import CDIError, Problem
 from deviceplugin.cdi.model import (
     ContainerEdits,
@@ -27,14 +39,17 @@ from deviceplugin.cdi.names import (
     identity_of,
     is_qualified_name,
     parse_qualified_name,
+    qualified_name,
 )
+from deviceplugin.cdi.resolve import UnresolvableError, combine, resolve
 from deviceplugin.cdi.validation import check, problems
-from deviceplugin.cdi.versions import CURRENT, required_version
+from deviceplugin.cdi.versions import CURRENT, RELEASED, required_version
 from deviceplugin.cdi.writer import remove_spec, spec_file_name, sweep_temporaries, write_spec
 
 __all__ = [
     "CURRENT",
     "DEFAULT_DIRECTORIES",
+    "RELEASED",
     "CDIError",
     "Cache",
     "ContainerEdits",
@@ -42,26 +57,31 @@ __all__ = [
     "DeviceNode",
     "Hook",
     "IntelRdt",
+    "LoadedDevice",
+    "LoadedSpec",
     "Mount",
     "NetDevice",
     "Problem",
     "QualifiedName",
     "Spec",
     "UnresolvableError",
+    "annotate",
     "annotation_key",
     "annotation_value",
     "apply",
+    "apply_edits",
     "check",
     "combine",
     "device_name_for",
     "dumps",
-    "edits_to_dict",
     "identity_of",
     "is_qualified_name",
     "load_directories",
     "loads",
+    "parse_annotations",
     "parse_qualified_name",
     "problems",
+    "qualified_name",
     "read_spec",
     "remove_spec",
     "required_version",

@@ -13,7 +13,7 @@ MAX_NAME = 63
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
-def annotation_key(plugin: str, device_id: str, prefix: str = PREFIX) -> str:
+def annotation_key(plugin: str, device_id: str, *, prefix: str = PREFIX) -> str:
     """``<prefix><plugin>_<id>`` with every / of the id as _. Raises `CDIError`."""
     if not plugin or not device_id:
         raise error("an annotation key needs the name of a plugin and an id")
@@ -26,29 +26,43 @@ def annotation_key(plugin: str, device_id: str, prefix: str = PREFIX) -> str:
 
 
 def annotation_value(names: Sequence[str]) -> str:
-    """Qualified names joined by commas. Raises `CDIError` for one that is not qualified."""
+    """Qualified names joined by commas. Raises `CDIError` for none and for one that is not."""
+    if not names:
+        raise error("an annotation needs the name of a device: an empty value fails the container")
     for name in names:
         parse_qualified_name(name)
     return ",".join(names)
 
 
-def updated(
-    annotations: Mapping[str, str], plugin: str, device_id: str, names: Sequence[str]
+def annotate(
+    annotations: Mapping[str, str],
+    plugin: str,
+    device_id: str,
+    names: Sequence[str],
+    *,
+    prefix: str = PREFIX,
 ) -> dict[str, str]:
     """The annotations with one more request. Raises `CDIError`, also for a key that is taken."""
-    key = annotation_key(plugin, device_id)
+    key = annotation_key(plugin, device_id, prefix=prefix)
     if key in annotations:
         raise error("the annotation is already there", key)
     return {**annotations, key: annotation_value(names)}
 
 
-def parse(annotations: Mapping[str, str], prefix: str = PREFIX) -> tuple[list[str], list[str]]:
+def parse_annotations(
+    annotations: Mapping[str, str], *, prefix: str = PREFIX
+) -> tuple[list[str], list[str]]:
     """Keys and device names of all requests. One bad name fails all of it, as in runtimes.
 
-    Raises `CDIError`.
+    Raises `CDIError` whose field is the annotation's key.
     """
     keys = [key for key in annotations if key.startswith(prefix)]
-    names = [name for key in keys for name in annotations[key].split(",")]
-    for name in names:
-        parse_qualified_name(name)
+    names = []
+    for key in keys:
+        for name in annotations[key].split(","):
+            try:
+                parse_qualified_name(name)
+            except ValueError as problem:
+                raise error(str(problem), field=key) from None
+            names.append(name)
     return keys, names

@@ -7,9 +7,10 @@ broken file hides nothing but itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from deviceplugin.cdi.codec import loads
 from deviceplugin.cdi.errors import CDIError, error
@@ -31,7 +32,7 @@ class LoadedSpec:
 
 @dataclass(frozen=True, slots=True)
 class LoadedDevice:
-    """A device that can be injected, and the specification it comes from."""
+    """A device that can be injected, by its qualified name, and the file it comes from."""
 
     name: str
     device: Device
@@ -40,11 +41,12 @@ class LoadedDevice:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One reading of the directories. `errors` are kept per file."""
+    """One reading of the directories: files, devices by qualified name, errors by path."""
 
     specs: tuple[LoadedSpec, ...]
     devices: Mapping[str, LoadedDevice]
     errors: Mapping[Path, tuple[CDIError, ...]]
+    conflicts: frozenset[str]
 
     def vendors(self) -> list[str]:
         """All vendors of readable files, sorted."""
@@ -55,51 +57,62 @@ class Cache:
         return sorted({loaded.spec.kind.partition("/")[2] for loaded in self.specs})
 
 
-def read_spec(path: Path, *, newest: str = CURRENT) -> Spec:
+def read_spec(path: Path, *, max_version: str = CURRENT) -> Spec:
     """The specification in a file. Raises `CDIError`, also for a file that cannot be read."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise error(f"cannot be read: {problem}", source=str(path)) from None
-    return loads(text, str(path), yaml=path.suffix == ".yaml", newest=newest)
+    return loads(text, source=str(path), yaml=path.suffix == ".yaml", max_version=max_version)
 
 
 def load_directories(
-    directories: Sequence[Path] = DEFAULT_DIRECTORIES, *, newest: str = CURRENT
+    directories: Iterable[Path] = DEFAULT_DIRECTORIES, *, max_version: str = CURRENT
 ) -> Cache:
-    """Read all directories, lowest priority first; a missing one is empty."""
+    """Read all directories, lowest priority first; a missing one is empty.
+
+    Nothing is raised: what cannot be read is in the `errors` of the result.
+    """
     specs: list[LoadedSpec] = []
     errors: dict[Path, tuple[CDIError, ...]] = {}
     for priority, directory in enumerate(directories):
-        for path in _files(directory):
+        try:
+            paths = _files(directory)
+        except OSError as problem:
+            errors[directory] = (error(f"cannot be read: {problem}", source=str(directory)),)
+            continue
+        for path in paths:
             try:
-                specs.append(LoadedSpec(path, priority, read_spec(path, newest=newest)))
+                specs.append(LoadedSpec(path, priority, read_spec(path, max_version=max_version)))
             except CDIError as problem:
                 errors[path] = (problem,)
-    return _resolve(specs, errors)
+    return _resolved(specs, errors)
 
 
 def _files(directory: Path) -> list[Path]:
+    """The files that readers look at, links included; a dangling one is an error when read."""
     try:
-        return sorted(p for p in directory.iterdir() if p.suffix in EXTENSIONS and p.is_file())
-    except OSError:
+        found = [path for path in directory.iterdir() if path.suffix in EXTENSIONS]
+    except FileNotFoundError:
         return []
+    return sorted(path for path in found if path.is_file() or not path.exists())
 
 
-def _resolve(specs: list[LoadedSpec], errors: dict[Path, tuple[CDIError, ...]]) -> Cache:
+def _resolved(specs: Sequence[LoadedSpec], errors: dict[Path, tuple[CDIError, ...]]) -> Cache:
     devices: dict[str, LoadedDevice] = {}
     conflicts: set[str] = set()
     for loaded in specs:
         for device in loaded.spec.devices:
             name = f"{loaded.spec.kind}={device.name}"
             other = devices.get(name)
+            devices[name] = LoadedDevice(name, device, loaded)
             if other is not None and other.origin.priority == loaded.priority:
                 conflicts.add(name)
                 paths = (other.origin.path, loaded.path)
-                rule = f'conflicting device (specs "{paths[0]}", "{paths[1]}")'
+                rule = f'conflicting device "{name}" (specs "{paths[0]}", "{paths[1]}")'
                 for path in paths:
-                    problem = error(rule, name, source=str(path))
-                    errors[path] = (*errors.get(path, ()), problem)
-            devices[name] = LoadedDevice(name, device, loaded)
+                    errors[path] = (*errors.get(path, ()), error(rule, source=str(path)))
     kept = {name: device for name, device in devices.items() if name not in conflicts}
-    return Cache(tuple(specs), kept, errors)
+    return Cache(
+        tuple(specs), MappingProxyType(kept), MappingProxyType(errors), frozenset(conflicts)
+    )

@@ -89,15 +89,7 @@ class ContainerEdits:
 
     def __bool__(self) -> bool:
         """Whether there is anything to edit; a device without edits makes a file invalid."""
-        return bool(
-            self.env
-            or self.device_nodes
-            or self.net_devices
-            or self.hooks
-            or self.mounts
-            or self.intel_rdt
-            or self.additional_gids
-        )
+        return self != ContainerEdits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,8 @@ from __future__ import annotations
 from deviceplugin.cdi.model import ContainerEdits, Spec
 
 RELEASED = (
-    "0.1.0",
-    "0.2.0",
-    "0.3.0",
-    "0.4.0",
-    "0.5.0",
-    "0.6.0",
-    "0.7.0",
-    "0.8.0",
-    "1.0.0",
-    "1.1.0",
+    *("0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0"),
+    *("0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"),
 )
 CURRENT = RELEASED[-1]
 _FIRST = "0.3.0"
@@ -32,13 +24,12 @@ def rank(version: str) -> int:
 
 def required_version(spec: Spec) -> str:
     """The lowest version that covers everything the specification uses."""
-    edits = [spec.container_edits, *(device.container_edits for device in spec.devices)]
+    edits = (spec.container_edits, *(device.container_edits for device in spec.devices))
     needs = {_FIRST, *(version for part in edits for version in _edits_need(part))}
     if any(device.name[:1].isdigit() for device in spec.devices):
         needs.add("0.5.0")
-    if spec.annotations or any(device.annotations for device in spec.devices):
-        needs.add("0.6.0")
-    if "." in spec.kind.partition("/")[2]:
+    annotated = spec.annotations or any(device.annotations for device in spec.devices)
+    if annotated or "." in spec.kind.partition("/")[2]:
         needs.add("0.6.0")
     return max(needs, key=rank)
 
