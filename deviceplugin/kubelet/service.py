@@ -13,21 +13,17 @@ from typing import Any, NoReturn, Protocol
 import grpc
 import grpc.aio
 
-from deviceplugin.allocation.preferred import NotEnoughDevicesError, preferred
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2_grpc as rpc
 from deviceplugin.injection.render import Injection
 from deviceplugin.kubelet.resource import Resource
+from deviceplugin.refusal import Blame, RefusalError
 
-
-class RefusalError(Exception):
-    """A request that is not served: `reason` is one word for metrics, the text is for people."""
-
-    def __init__(
-        self, text: str, reason: str, code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
-    ) -> None:
-        super().__init__(text)
-        self.reason, self.code = reason, code
+_STATUS = {
+    Blame.REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Blame.NODE: grpc.StatusCode.FAILED_PRECONDITION,
+    Blame.TRY_AGAIN: grpc.StatusCode.UNAVAILABLE,
+}
 
 
 class Allocator(Protocol):
@@ -177,7 +173,7 @@ class DevicePluginService(rpc.DevicePluginServicer):
         self, context: grpc.aio.ServicerContext[Any, Any], call: str, refusal: RefusalError
     ) -> NoReturn:
         self._observer.refused(self._resource.name, call, refusal.reason)
-        await context.abort(refusal.code, str(refusal))
+        await context.abort(_STATUS[refusal.blame], str(refusal))
         raise refusal  # abort always raises; this tells so to type checkers
 
 
@@ -204,17 +200,3 @@ def container_response(injection: Injection) -> pb.ContainerAllocateResponse:
         annotations=injection.annotations,
         cdi_devices=[pb.CDIDevice(name=name) for name in injection.cdi_names],
     )
-
-
-def prefer_by_links(
-    resource: Resource,
-    available: Sequence[str],
-    must_include: Sequence[str],
-    size: int,
-    policy: str,
-) -> Sequence[str]:
-    """The framework's own advice. Raises `RefusalError`."""
-    try:
-        return preferred(resource.table, available, must_include, size, policy)
-    except NotEnoughDevicesError as error:
-        raise RefusalError(str(error), "not-enough", grpc.StatusCode.FAILED_PRECONDITION) from None
