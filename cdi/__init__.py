@@ -42,6 +42,7 @@ from deviceplugin.cdi.names import (
     qualified_name,
 )
 from deviceplugin.cdi.resolve import UnresolvableError, combine, resolve
+from deviceplugin.cdi.schema import plain
 from deviceplugin.cdi.validation import check, problems
 from deviceplugin.cdi.versions import CURRENT, RELEASED, required_version
 from deviceplugin.cdi.writer import remove_spec, spec_file_name, sweep_temporaries, write_spec
@@ -80,6 +81,7 @@ __all__ = [
     "loads",
     "parse_annotations",
     "parse_qualified_name",
+    "plain",
     "problems",
     "qualified_name",
     "read_spec",

@@ -61,8 +61,10 @@ def read_spec(path: Path, *, max_version: str = CURRENT) -> Spec:
     """The specification in a file. Raises `CDIError`, also for a file that cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise error(f"cannot be read: {problem}", source=str(path)) from None
+    except OSError as problem:
+        raise _unreadable(path, problem) from None
+    except UnicodeDecodeError:
+        raise error("not UTF-8", source=str(path)) from None
     return loads(text, source=str(path), yaml=path.suffix == ".yaml", max_version=max_version)
 
 
@@ -79,7 +81,7 @@ def load_directories(
         try:
             paths = _files(directory)
         except OSError as problem:
-            errors[directory] = (error(f"cannot be read: {problem}", source=str(directory)),)
+            errors[directory] = (_unreadable(directory, problem),)
             continue
         for path in paths:
             try:
@@ -87,6 +89,11 @@ def load_directories(
             except CDIError as problem:
                 errors[path] = (problem,)
     return _resolved(specs, errors)
+
+
+def _unreadable(path: Path, problem: OSError) -> CDIError:
+    reason = (problem.strerror or str(problem)).lower()
+    return error(f"cannot be read: {reason}", source=str(path))
 
 
 def _files(directory: Path) -> list[Path]:

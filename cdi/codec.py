@@ -8,6 +8,7 @@ whole file.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, is_dataclass, replace
 from types import MappingProxyType, UnionType
@@ -19,6 +20,9 @@ from deviceplugin.cdi.schema import members, plain
 from deviceplugin.cdi.validation import check
 from deviceplugin.cdi.versions import CURRENT, rank, required_version
 
+# In YAML a pair of surrogates is no character, so characters stand for themselves but for these.
+_SURROGATE = re.compile("[\ud800-\udfff]+")
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _WANTED = {
     str: "text is wanted; quote it",
     int: "a whole number is wanted",
@@ -39,8 +43,15 @@ def to_dict(spec: Spec) -> dict[str, Any]:
 
 
 def dumps(spec: Spec) -> str:
-    """The text of the file, as JSON. Raises `CDIError` when the specification is not valid."""
-    return json.dumps(to_dict(spec), separators=(",", ":")) + "\n"
+    """The text of the file, as JSON that is YAML too: runtimes read both with the parser for YAML.
+
+    Raises `CDIError` when the specification is not valid or holds what is no Unicode text, as
+    names of files may.
+    """
+    text = json.dumps(to_dict(spec), separators=(",", ":"), ensure_ascii=False)
+    if found := _SURROGATE.search(text):
+        raise error("a text is not Unicode", ascii(found[0]))
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def loads(text: str, *, source: str = "", yaml: bool = False, max_version: str = CURRENT) -> Spec:
