@@ -15,6 +15,7 @@ from deviceplugin.cdi.annotations import (
 from deviceplugin.cdi.apply import apply, apply_edits
 from deviceplugin.cdi.cache import (
     DEFAULT_DIRECTORIES,
+    EXTENSIONS,
     Cache,
     LoadedDevice,
     LoadedSpec,
@@ -50,6 +51,7 @@ from deviceplugin.cdi.writer import remove_spec, spec_file_name, sweep_temporari
 __all__ = [
     "CURRENT",
     "DEFAULT_DIRECTORIES",
+    "EXTENSIONS",
     "RELEASED",
     "CDIError",
     "Cache",

@@ -119,4 +119,10 @@ def _mounts(existing: Iterable[dict[str, Any]], mounts: Iterable[Mount]) -> list
         if mount.options:
             entry["options"] = list(mount.options)
         result.append(entry)
-    return sorted(result, key=lambda item: posixpath.normpath(item["destination"]).count("/"))
+    return sorted(result, key=lambda item: _depth(item["destination"]))
+
+
+def _depth(path: str) -> int:
+    """How many parts a path has; two slashes at its start are one, as POSIX need not have it."""
+    plain_start = f"/{path.lstrip('/')}" if path.startswith("/") else path
+    return posixpath.normpath(plain_start).count("/")

@@ -48,13 +48,13 @@ def list_(directories: Sequence[Path], output: str) -> None:
     """List the devices that can be injected, and say why others cannot."""
     cache = _load(directories)
     devices = [cache.devices[name] for name in sorted(cache.devices)]
-    rows = [(d.name, d.origin.spec.cdi_version, str(d.origin.path)) for d in devices]
+    rows = [(d.name, d.origin.spec.cdi_version, d.origin.path) for d in devices]
     if output == "json":
-        data = [{"name": n, "cdiVersion": version, "path": path} for n, version, path in rows]
+        data = [{"name": n, "cdiVersion": version, "path": str(path)} for n, version, path in rows]
         errors = {str(path): [str(e) for e in found] for path, found in cache.errors.items()}
         click.echo(json.dumps({"devices": data, "errors": errors}, indent=2))
     else:
-        _table(rows)
+        _table([(name, version, click.format_filename(path)) for name, version, path in rows])
         _tell_errors(cache)
     sys.exit(1 if cache.errors else 0)
 
@@ -65,17 +65,13 @@ def list_(directories: Sequence[Path], output: str) -> None:
 )
 def validate(files: Sequence[Path]) -> None:
     """Check files by every rule, also those that no runtime enforces."""
-    from deviceplugin.cdi import CDIError, check, read_spec
-
     broken = False
     for path in files:
-        try:
-            check(read_spec(path), str(path))
-        except CDIError as problems:
+        if findings := _findings(path):
             broken = True
-            click.echo(str(problems), err=True)
+            click.echo(findings, err=True)
         else:
-            click.echo(f"{path}: valid")
+            click.echo(f"{click.format_filename(path)}: valid")
     sys.exit(1 if broken else 0)
 
 
@@ -100,6 +96,19 @@ def resolve(names: Sequence[str], directories: Sequence[Path]) -> None:
     click.echo(json.dumps(plain(combine(edits)), indent=2))
 
 
+def _findings(path: Path) -> str:
+    """All that is wrong with a file, a line each."""
+    from deviceplugin.cdi import EXTENSIONS, CDIError, check, read_spec
+
+    if path.suffix not in EXTENSIONS:
+        return f"{path}: runtimes overlook it; let its name end in {' or '.join(EXTENSIONS)}"
+    try:
+        check(read_spec(path), str(path))
+    except CDIError as problems:
+        return str(problems)
+    return ""
+
+
 def _load(directories: Sequence[Path]) -> Cache:
     from deviceplugin.cdi import DEFAULT_DIRECTORIES, load_directories
 
@@ -116,10 +125,11 @@ def _table(rows: Sequence[tuple[str, str, str]]) -> None:
     """A table; plain columns where nobody looks, so that cut and awk have it easy."""
     if sys.stdout.isatty():
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table(*_COLUMNS, box=None, pad_edge=False)
+        # Folded: of a name that is cut off nothing can be copied.
+        table = Table(*(Column(c, overflow="fold") for c in _COLUMNS), box=None, pad_edge=False)
         for row in rows:
             table.add_row(*map(Text, row))
         Console().print(table)

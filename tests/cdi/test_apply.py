@@ -307,14 +307,16 @@ def test_a_mount_replaces_the_one_at_its_path_and_parents_come_first() -> None:
 
 
 def test_existing_mounts_of_equal_depth_keep_their_order_and_come_first() -> None:
-    existing = [{"destination": path} for path in ("/z", "/", "/a", "/m//", "/b/c", "/a/b")]
+    existing = [
+        {"destination": path} for path in ("/z", "/", "/a", "/m//", "//s", "///t", "/b/c", "/a/b")
+    ]
     result = apply_edits(
         {"mounts": existing},
         ContainerEdits(mounts=(Mount("/x", "/c/d"), Mount("/x", "/c"))),
         no_host,
     )
     paths = [mount["destination"] for mount in result["mounts"]]
-    assert paths == ["/z", "/", "/a", "/m//", "/c", "/b/c", "/a/b", "/c/d"]
+    assert paths == ["/z", "/", "/a", "/m//", "//s", "///t", "/c", "/b/c", "/a/b", "/c/d"]
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deviceplugin.cdi import (
     DEFAULT_DIRECTORIES,
     CDIError,
+    ContainerEdits,
+    Device,
     Spec,
+    combine,
     load_directories,
     read_spec,
+    remove_spec,
+    resolve,
     write_spec,
 )
 
@@ -32,6 +42,7 @@ def test_the_static_directory_comes_before_the_dynamic_one() -> None:
 def test_no_directories_give_nothing() -> None:
     cache = load_directories([])
     assert (cache.specs, cache.devices, cache.errors) == ((), {}, {})
+    assert (cache.vendors(), cache.classes()) == ([], [])
 
 
 def test_missing_and_empty_directories_are_fine(directories: tuple[Path, Path]) -> None:
@@ -202,3 +213,82 @@ def test_loading_again_sees_added_removed_and_shadowed_files(
     first.unlink()
     assert list(load_directories(directories).devices) == ["vendor.com/device=dev2"]
     assert list(before.devices) == ["vendor.com/device=dev1"]
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from(["a", "b", "c"])),
+        st.sets(st.sampled_from(["dev1", "dev2", "dev3"]), min_size=1),
+    )
+)
+def test_wherever_devices_stand_priority_and_conflict_decide(
+    files: dict[tuple[int, str], set[str]],
+) -> None:
+    with tempfile.TemporaryDirectory() as base:
+        directories = [Path(base, str(priority)) for priority in range(3)]
+        for (priority, name), devices in files.items():
+            edits = ContainerEdits(env=("A=1",))
+            listed = tuple(Device(device, edits) for device in sorted(devices))
+            write_spec(directories[priority], Spec("vendor.com/device", listed), name=name)
+        cache = load_directories(directories)
+
+    expected, conflicts, touched = {}, set(), set()
+    for device in ("dev1", "dev2", "dev3"):
+        name = f"vendor.com/device={device}"
+        places = [
+            [
+                directories[p] / f"{f}.json"
+                for (p, f), found in files.items()
+                if p == at and device in found
+            ]
+            for at in range(3)
+        ]
+        for twice in places:
+            if len(twice) > 1:
+                conflicts.add(name)
+                touched.update(twice)
+        if name not in conflicts and any(places):
+            expected[name] = next(found[0] for found in reversed(places) if found)
+    assert {name: loaded.origin.path for name, loaded in cache.devices.items()} == expected
+    assert cache.conflicts == conflicts
+    assert set(cache.errors) == touched
+
+
+def test_while_a_file_is_updated_and_shadowed_an_injection_sees_one_complete_state(
+    directories: tuple[Path, Path],
+) -> None:
+    def state(text: str) -> Spec:
+        edits = ContainerEdits(env=(f"A={text}", f"B={text}"))
+        return Spec(
+            "vendor.com/device", (Device("dev", edits),), ContainerEdits(env=(f"C={text}",))
+        )
+
+    static, dynamic = directories
+    write_spec(static, state("first"))
+    finished = threading.Event()
+
+    def change() -> None:
+        try:
+            for turn in range(60):
+                write_spec(static, state(f"static{turn}"), fsync=False)
+                write_spec(dynamic, state(f"dynamic{turn}"), fsync=False)
+                remove_spec(dynamic, "vendor.com-device")
+        finally:
+            finished.set()
+
+    def inject() -> set[str]:
+        seen = set()
+        while not finished.is_set():
+            cache = load_directories(directories)
+            env = combine(resolve(["vendor.com/device=dev"], cache)).env
+            (text,) = {entry.partition("=")[2] for entry in env}
+            assert len(env) == 3
+            seen.add(text)
+        return seen
+
+    with ThreadPoolExecutor(3) as pool:
+        injections = [pool.submit(inject) for _ in range(2)]
+        pool.submit(change).result()
+    assert all(injection.result() for injection in injections)
+    last = combine(resolve(["vendor.com/device=dev"], load_directories(directories)))
+    assert last.env == ("C=static59", "A=static59", "B=static59")

@@ -129,12 +129,49 @@ def test_the_exit_codes_are_in_the_help(command: str) -> None:
     assert "2 wrong usage" in text
 
 
-def test_on_a_terminal_a_table_shows_names_as_they_are(tmp_path: Path, put: Put) -> None:
-    path = put("a[red].json", {"dev1": {"env": ["A=1"]}})
+@pytest.mark.parametrize("name", ["spec.yml", "spec", "spec.json.tmp"])
+def test_a_file_that_runtimes_overlook_for_its_name_is_a_finding(put: Put, name: str) -> None:
+    path = put(name, {"dev1": {"env": ["A=1"]}})
+    result = run("validate", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"{path}: runtimes overlook it; let its name end in .json or .yaml\n"
+
+
+START = "import sys; from deviceplugin.cli.cdi import cdi; "
+
+
+@pytest.mark.parametrize("arguments", [["list", "--dir", "."], ["validate", "\udcff.json"]])
+def test_a_file_name_that_is_no_text_is_shown_where_only_text_can_be(
+    tmp_path: Path, put: Put, arguments: list[str]
+) -> None:
+    put("\udcff.json", {"dev1": {"env": ["A=1"]}})
+    command = [sys.executable, "-c", START + "cdi()", *arguments]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert "\ufffd.json" in done.stdout.decode()
+    assert done.stderr == b""
+
+
+def test_what_a_command_does_not_need_is_not_loaded(tmp_path: Path) -> None:
+    def loaded(code: str) -> set[str]:
+        tell = "import atexit; atexit.register(lambda: print('loaded', *sys.modules)); "
+        command = [sys.executable, "-c", START + tell + code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("loaded ")]
+        return set(line.split())
+
+    unwanted = {"rich", "yaml", "grpc"}
+    assert not loaded("") & {"deviceplugin.cdi", *unwanted}
+    listing = loaded(f"cdi(['list', '--dir', {str(tmp_path)!r}])")
+    assert "deviceplugin.cdi" in listing
+    assert not listing & unwanted
+
+
+def on_terminal(columns: int, *arguments: object) -> str:
+    """What somebody sees who runs the command at a terminal of this width."""
     leader, follower = os.openpty()
-    code = "from deviceplugin.cli.cdi import cdi; cdi()"
-    command = [sys.executable, "-c", code, "list", "--dir", str(tmp_path)]
-    environment = {**os.environ, "COLUMNS": "500", "TERM": "xterm"}
+    command = [sys.executable, "-c", START + "cdi()", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
     subprocess.run(command, stdout=follower, env=environment, check=True)
     os.close(follower)
     shown = b""
@@ -145,6 +182,24 @@ def test_on_a_terminal_a_table_shows_names_as_they_are(tmp_path: Path, put: Put)
         pass  # how a terminal says that its other end is closed
     finally:
         os.close(leader)
-    header, row = shown.decode().splitlines()
+    return shown.decode()
+
+
+def test_on_a_terminal_a_table_shows_names_as_they_are(tmp_path: Path, put: Put) -> None:
+    path = put("a[red].json", {"dev1": {"env": ["A=1"]}})
+    header, row = on_terminal(500, "list", "--dir", tmp_path).splitlines()
     assert "\x1b[1m" in header
     assert row.split() == [DEVICE, "1.1.0", str(path)]
+
+
+def test_on_a_narrow_terminal_nothing_of_a_name_or_path_is_cut_off(
+    tmp_path: Path, put: Put
+) -> None:
+    name, kind = "GPU-6f5e1c3a-0b7d-4e2f-9a8c-1d2e3f4a5b6c", "k8s.vendor.com/device"
+    path = put("k8s.vendor.com-device.json", {name: {"env": ["A=1"]}}, kind=kind)
+    _, *lines = on_terminal(60, "list", "--dir", tmp_path).splitlines()
+    cells = [(line + " " * 60).split("  ") for line in lines]
+    assert all(len(line) <= 60 for line in lines)
+    assert len(lines) > 1
+    assert "".join(row[0].strip() for row in cells) == f"{kind}={name}"
+    assert "".join(line.split()[-1] for line in lines).endswith(path.name)
