@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from deviceplugin.cdi.cache import Cache
-from deviceplugin.cdi.errors import error
+from deviceplugin.cdi.errors import CDIError, error
 from deviceplugin.cdi.model import ContainerEdits, DeviceNode, Mount
 from deviceplugin.cdi.resolve import combine, resolve
 from deviceplugin.cdi.schema import plain
@@ -28,7 +28,7 @@ def apply(
 ) -> dict[str, Any]:
     """The OCI specification after injecting these devices; `oci` itself stays as it is.
 
-    `stat` looks at host nodes whose type or numbers the edits leave open. Raises
+    `stat` looks at the host's nodes. Raises
     `UnresolvableError`, or `CDIError` for a host node that cannot be looked at.
     """
     return apply_edits(oci, combine(resolve(names, cache)), stat)
@@ -69,25 +69,41 @@ def _part(data: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _filled(node: DeviceNode, stat: Stat) -> DeviceNode:
-    """The node with what it leaves open read from the host's."""
-    if node.type and (node.major or node.type == "p"):
-        return node
+    """The node with what it leaves open read from the host's.
+
+    A mode that is left open is read too where it can be; nothing else of a node that is complete.
+    """
+    complete = bool(node.type and (node.major or node.type == "p"))
     host = node.host_path or node.path
     try:
-        found = stat(host)
-    except OSError as problem:
-        reason = os.strerror(problem.errno or 0).lower()
-        raise error(f'failed to stat CDI host device "{host}": {reason}') from None
-    kind = next((letter for test, letter in _KINDS if test(found.st_mode)), "")
-    if not kind:
-        raise error(f'failed to stat CDI host device "{host}": not a device node')
+        kind, found = _host_node(host, stat)
+    except CDIError:
+        if complete:
+            return node
+        raise
+    if node.file_mode is None:
+        node = replace(node, file_mode=modes.S_IMODE(found.st_mode))
+    if complete:
+        return node
     if node.type and node.type != kind:
         raise error(f'CDI device "{node.path}" has type {node.type}, "{host}" has {kind}')
-    if not node.major and kind != "p":
-        numbers = os.major(found.st_rdev), os.minor(found.st_rdev)
-        node = replace(node, major=numbers[0], minor=numbers[1])
-    file_mode = modes.S_IMODE(found.st_mode) if node.file_mode is None else node.file_mode
-    return replace(node, type=kind, file_mode=file_mode)
+    if node.major or kind == "p":
+        return replace(node, type=kind)
+    major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+    return replace(node, type=kind, major=major, minor=minor)
+
+
+def _host_node(path: str, stat: Stat) -> tuple[str, os.stat_result]:
+    """Type and status of a device node of the host. Raises `CDIError` for anything else."""
+    try:
+        found = stat(path)
+    except OSError as problem:
+        reason = os.strerror(problem.errno or 0).lower()
+        raise error(f'failed to stat CDI host device "{path}": {reason}') from None
+    for is_kind, kind in _KINDS:
+        if is_kind(found.st_mode):
+            return kind, found
+    raise error(f'failed to stat CDI host device "{path}": not a device node')
 
 
 def _add_node(result: dict[str, Any], node: DeviceNode) -> None:
@@ -112,7 +128,9 @@ def _mounts(existing: Iterable[dict[str, Any]], mounts: Iterable[Mount]) -> list
     """All mounts, parents before children; where paths are equally deep the order stays."""
     result = list(existing)
     for mount in mounts:
-        result = [item for item in result if item["destination"] != mount.container_path]
+        paths = [item["destination"] for item in result]
+        if mount.container_path in paths:  # one of several: what was stacked stays stacked
+            del result[paths.index(mount.container_path)]
         entry: dict[str, Any] = {"destination": mount.container_path, "source": mount.host_path}
         if mount.type:
             entry["type"] = mount.type

@@ -115,7 +115,7 @@ def _resolved(specs: Sequence[LoadedSpec], errors: dict[Path, tuple[CDIError, ..
             devices[name] = LoadedDevice(name, device, loaded)
             if other is not None and other.origin.priority == loaded.priority:
                 conflicts.add(name)
-                paths = (other.origin.path, loaded.path)
+                paths = (loaded.path, other.origin.path)
                 rule = f'conflicting device "{name}" (specs "{paths[0]}", "{paths[1]}")'
                 for path in paths:
                     errors[path] = (*errors.get(path, ()), error(rule, source=str(path)))

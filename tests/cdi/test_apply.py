@@ -39,8 +39,8 @@ def device(name: str) -> str:
 
 
 def no_host(path: str) -> os.stat_result:
-    """A host that must not be looked at."""
-    raise AssertionError(path)
+    """A host without device nodes."""
+    raise FileNotFoundError(errno.ENOENT, "no such file", path)
 
 
 def host(mode: int, major: int = 1, minor: int = 3) -> Callable[[str], os.stat_result]:
@@ -248,13 +248,32 @@ def test_a_complete_node_or_a_fifo_needs_no_node_on_the_host() -> None:
     assert len(result["linux"]["resources"]["devices"]) == 1
 
 
-def test_a_missing_host_node_fails_with_the_message_of_runtimes() -> None:
-    def missing(path: str) -> os.stat_result:
-        raise FileNotFoundError(errno.ENOENT, "x", path)
+def test_of_a_complete_node_only_the_mode_is_read_where_the_host_has_it() -> None:
+    nodes = (
+        DeviceNode("/dev/a", type="b", major=7, minor=8),
+        DeviceNode("/dev/b", type="p"),
+        DeviceNode("/dev/c", type="c", major=7, file_mode=0o600),
+    )
+    stat = host(modes.S_IFCHR | 0o640)
+    result = apply_edits({}, ContainerEdits(device_nodes=nodes), stat)["linux"]["devices"]
+    keys = ("type", "major", "minor", "fileMode")
+    assert [tuple(one[key] for key in keys) for one in result] == [
+        ("b", 7, 8, 0o640),
+        ("p", 0, 0, 0o640),
+        ("c", 7, 0, 0o600),
+    ]
 
+
+def test_of_mounts_stacked_at_one_path_the_first_is_replaced() -> None:
+    oci = {"mounts": [{"destination": "/a", "source": str(i)} for i in range(2)]}
+    result = apply_edits(oci, ContainerEdits(mounts=(Mount("/x", "/a"),)), no_host)["mounts"]
+    assert [mount["source"] for mount in result] == ["1", "/x"]
+
+
+def test_a_missing_host_node_fails_with_the_message_of_runtimes() -> None:
     edits = ContainerEdits(device_nodes=(DeviceNode("/dev/x", "/real/x"),))
     with pytest.raises(CDIError) as caught:
-        apply_edits({}, edits, missing)
+        apply_edits({}, edits, no_host)
     assert str(caught.value) == (
         'failed to stat CDI host device "/real/x": no such file or directory'
     )

@@ -95,7 +95,7 @@ def test_a_device_twice_in_a_directory_is_gone_and_both_files_have_the_error(
     cache = load_directories(directories)
     assert list(cache.devices) == ["vendor.com/device=dev2"]
     assert cache.conflicts == {"vendor.com/device=dev1"}
-    rule = f'conflicting device "vendor.com/device=dev1" (specs "{one}", "{two}")'
+    rule = f'conflicting device "vendor.com/device=dev1" (specs "{two}", "{one}")'
     for path in (one, two):
         assert [error.problems[0].rule for error in cache.errors[path]] == [rule]
         assert cache.errors[path][0].problems[0].source == str(path)
