@@ -437,7 +437,21 @@ def yaml_named(name: str) -> str:
     "name",
     [
         *("y", "n", "on", "Off", "Yes", "NO", "true", "False", "1_0", "0x10", "0X1f", "1e3", "0"),
-        *("123e4567", "007", "08", "0o17", "0b11", "1.0", "1.20", ".5", ".inf", ".NaN", "-1", "+1"),
+        *(
+            "123e4567",
+            "1e1_0",
+            "007",
+            "08",
+            "0o17",
+            "0b11",
+            "1.0",
+            "1.20",
+            ".5",
+            ".inf",
+            ".NaN",
+            "-1",
+            "+1",
+        ),
     ],
 )
 def test_an_unquoted_name_that_yaml_takes_for_something_else_is_refused(name: str) -> None:
