@@ -1,0 +1,91 @@
+"""Which resources this node offers and how their devices are divided. Pure.
+
+What the operator's ``sharing`` says of a resource wins over HAMi's shares; MIG instances are never
+divided by HAMi (hami-nvidia-node.md 1.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deviceplugin.vendor import (
+    PhysicalDevice,
+    Replicas,
+    ResourcePlan,
+    Sharing,
+    Snapshot,
+    Split,
+)
+from deviceplugin.vendors.nvidia import mig
+from deviceplugin.vendors.nvidia.facts import PLATFORM, TEGRA, compute_capability
+from deviceplugin.vendors.nvidia.settings import NvidiaSettings
+
+REPLICA_SEPARATOR = "::"
+SHARE_SEPARATOR = "-"
+
+
+def plan(snapshot: Snapshot, settings: NvidiaSettings) -> tuple[ResourcePlan, ...]:
+    """The resources of these devices. Raises `ValueError` where MIG or MPS do not fit them."""
+    groups = mig.offered(
+        snapshot.devices, settings.mig_strategy, settings.section.resource_count_name
+    )
+    return tuple(_planned(resource, devices, settings) for resource, devices in groups.items())
+
+
+def _planned(
+    resource: str, devices: Sequence[PhysicalDevice], settings: NvidiaSettings
+) -> ResourcePlan:
+    uuids = tuple(device.uuid for device in devices)
+    if replicas := settings.sharing.get(resource):
+        if replicas.sharing is Sharing.MPS:
+            check_mps(resource, devices, replicas.count)
+        return ResourcePlan(replicas.rename or resource, uuids, _replicated(replicas))
+    if settings.split and not any(_indivisible(device) for device in devices):
+        return ResourcePlan(resource, uuids, _shares(settings))
+    return ResourcePlan(resource, uuids)
+
+
+def _replicated(replicas: Replicas) -> Split:
+    return Split(
+        count=replicas.count,
+        separator=REPLICA_SEPARATOR,
+        sharing=replicas.sharing,
+        max_request=1 if replicas.fail_requests_greater_than_one else 0,
+    )
+
+
+def _shares(settings: NvidiaSettings) -> Split:
+    """HAMi's shares. Where the operator wrote ``isolation: none`` they are turns on the device,
+    so that nothing claims a limit that nobody keeps.
+    """
+    return Split(
+        count=settings.section.device_split_count,
+        separator=SHARE_SEPARATOR,
+        sharing=Sharing.LIMITED if settings.limited else Sharing.TIME_SLICING,
+        memory_scaling=settings.section.device_memory_scaling,
+        cores_scaling=settings.section.device_core_scaling,
+    )
+
+
+def _indivisible(device: PhysicalDevice) -> bool:
+    return bool(device.parent_uuid) or device.attributes.get(PLATFORM) == TEGRA
+
+
+def mps_clients(device: PhysicalDevice) -> int:
+    """The number of clients that MPS allows on a device (kubelet-deviceplugin.md 4.6)."""
+    return 48 if compute_capability(device) >= (7, 5) else 16
+
+
+def check_mps(resource: str, devices: Sequence[PhysicalDevice], count: int) -> None:
+    """Raises `ValueError` for devices that MPS cannot share `count` times."""
+    for device in devices:
+        if device.parent_uuid:
+            raise ValueError(
+                f"sharing.mps of {resource}: {device.uuid} is a MIG instance, which MPS cannot "
+                "share; use timeSlicing"
+            )
+        if count > (most := mps_clients(device)):
+            raise ValueError(
+                f"sharing.mps of {resource}: {count} replicas, but {device.model} ({device.uuid}) "
+                f"allows {most} clients; lower replicas"
+            )
