@@ -1,6 +1,6 @@
 """Edits applied to an OCI runtime specification, as a runtime does it.
 
-The semantics are those measured with the reference library 1.1.0 (cdi.md 3).
+The semantics are those of the reference library 1.1.0, down to what it leaves in place (cdi.md 3).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def apply(
 ) -> dict[str, Any]:
     """The OCI specification after injecting these devices; `oci` itself stays as it is.
 
-    `stat` looks at the host's nodes. Raises
-    `UnresolvableError`, or `CDIError` for a host node that cannot be looked at.
+    `stat` looks at the host's nodes. Raises `UnresolvableError`, or `CDIError` for a host node
+    that is needed and missing or another.
     """
     return apply_edits(oci, combine(resolve(names, cache)), stat)
 

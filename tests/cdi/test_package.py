@@ -9,9 +9,11 @@ import deviceplugin.cdi
 
 CHECK = """
 import sys
+import deviceplugin
+before = set(sys.modules)
 import deviceplugin.cdi as cdi
 foreign = {
-    name for name in sys.modules
+    name for name in sys.modules.keys() - before
     if name.startswith("deviceplugin.") and not name.startswith("deviceplugin.cdi")
 }
 heavy = {"yaml", "click", "rich", "grpc", "google.protobuf"} & sys.modules.keys()
