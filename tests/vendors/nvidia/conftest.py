@@ -101,11 +101,8 @@ def fake_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler (cc, gcc) to build the fake NVML with")
     target = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.550.54.15"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
-        + ["-Wl,-soname,libnvidia-ml.so.1", "-o", str(target), str(SOURCE)],
-        check=True,
-    )
+    flags = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wl,-soname,libnvidia-ml.so.1"]
+    subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE)], check=True)
     return target
 
 
