@@ -87,7 +87,10 @@ def discover(nvml: Any, settings: NvidiaSettings, host: Host, last: Snapshot) ->
     )
     cards: list[_Card] = []
     problems: list[str] = []
+    hidden = settings.section.filter_devices
     for index in range(nvml.nvmlDeviceGetCount()):
+        if index in hidden.index:
+            continue
         try:
             reader = Reader(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
             uuid = nvml.nvmlDeviceGetUUID(reader.handle)
@@ -97,7 +100,7 @@ def discover(nvml: Any, settings: NvidiaSettings, host: Host, last: Snapshot) ->
             if not remembered:
                 problems.append(f"GPU {index} is left out: {error}; {_RESET}")
             continue
-        if not settings.section.filter_devices.hides(uuid, index):
+        if uuid not in hidden.uuid:
             cards.append(_card(nvml, reader, index, uuid, site))
     # A remembered card that answers at another index now counts as what it says now.
     cards.sort(key=lambda card: card.endpoint is not None)
@@ -236,6 +239,8 @@ def _instances(
             instance = _instance(reader, uuid, index, gpu, minor, site)
             if not instance.healthy:
                 problems.append(f"MIG instance {index} ({uuid}) is unhealthy: {instance.reason}")
+            elif not instance.profile:
+                problems.append(f"MIG instance {index} ({uuid}) does not tell its profile")
             yield instance
         else:
             reason = "; ".join(reader.failures)

@@ -170,6 +170,15 @@ def test_filtered_cards_do_not_appear(
     assert snapshot.problems == ()
 
 
+def test_a_hidden_card_in_trouble_is_not_even_mentioned(
+    driver: Any, cards: Callable[..., str], record: Callable[..., str]
+) -> None:
+    lost = record("fault", call="*", card=1, code=15)
+    snapshot = driver.discover(cards(2, lost), section={"filterDevices": {"index": [1]}})
+    assert [device.uuid for device in snapshot.devices] == ["GPU-0"]
+    assert snapshot.problems == ()
+
+
 # --- MIG ---------------------------------------------------------------------------------------
 
 
@@ -196,6 +205,15 @@ def test_a_profile_is_computed_where_the_driver_does_not_name_it(
     scenario = mig_node().replace(" MIG 1g.5gb", "").replace(" MIG 2g.10gb+me", "")
     devices = driver.discover(scenario).devices
     assert [device.profile for device in devices] == ["", "1g.5gb", "2g.10gb"]
+
+
+def test_an_instance_that_does_not_tell_its_profile_is_a_problem(
+    driver: Any, mig_node: Callable[..., str]
+) -> None:
+    scenario = mig_node().replace(" MIG 1g.5gb", "").replace("|compute=1|slices=1", "")
+    snapshot = driver.discover(scenario)
+    assert snapshot.devices[1].healthy
+    assert snapshot.problems == ("MIG instance 0:0 (MIG-0) does not tell its profile",)
 
 
 def test_an_instance_without_capability_nodes_is_unhealthy(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin.probe.supervisor import HealthSeen, Probe, ProbeEvent, ProbeFailed, Timing
-from deviceplugin.vendor import PhysicalDevice
+from deviceplugin.vendor import PhysicalDevice, Snapshot
 from deviceplugin.vendors.nvidia import VENDOR
 from deviceplugin.vendors.nvidia.health import (
     APPLICATION_XIDS,
     WHOLE,
+    Watch,
     XidEvent,
     XidPolicy,
     concerned,
@@ -187,6 +189,83 @@ def test_a_watch_that_is_switched_off_ends_at_once(
 def test_a_tegra_is_not_watched(node: Callable[..., Any]) -> None:
     backend = node(deviceDiscoveryStrategy="tegra")
     assert list(backend.watch_health(backend.discover())) == []
+
+
+class Binding:
+    """As much of pynvml as a watch asks; `refusing` cards cannot be registered."""
+
+    NVML_ERROR_TIMEOUT, NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_GPU_IS_LOST = 10, 3, 15
+    nvmlEventTypeXidCriticalError = 8  # noqa: N815
+    nvmlEventTypeDoubleBitEccError = 2  # noqa: N815
+    nvmlEventTypeSingleBitEccError = 1  # noqa: N815
+
+    class NVMLError(Exception):
+        def __init__(self, value: int) -> None:
+            super().__init__(f"error {value}")
+            self.value = value
+
+    def __init__(self) -> None:
+        self.registered: list[str] = []
+        self.refusing: set[str] = set()
+        self.freed = False
+        self.pending: list[Any] = []
+
+    def nvmlEventSetCreate(self) -> str:
+        return "set"
+
+    def nvmlEventSetFree(self, events: str) -> None:
+        self.freed = True
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        return uuid
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
+
+    def nvmlDeviceGetSupportedEventTypes(self, handle: str) -> int:
+        return 8
+
+    def nvmlDeviceRegisterEvents(self, handle: str, types: int, events: str) -> None:
+        assert types == 8  # only what the card supports
+        if handle in self.refusing:
+            raise self.NVMLError(999)
+        self.registered.append(handle)
+
+    def nvmlEventSetWait(self, events: str, milliseconds: int) -> Any:
+        assert milliseconds == 5000
+        if not self.pending:
+            raise self.NVMLError(10)
+        return self.pending.pop(0)
+
+
+def xid(number: int, uuid: str) -> SimpleNamespace:
+    return SimpleNamespace(
+        eventType=8, eventData=number, device=uuid, gpuInstanceId=WHOLE, computeInstanceId=WHOLE
+    )
+
+
+def test_cards_that_come_later_are_watched_too() -> None:
+    binding = Binding()
+    snapshots = iter([Snapshot(DEVICES[:1]), Snapshot(DEVICES[:1])])
+    watch = Watch(binding, XidPolicy(), lambda: next(snapshots, Snapshot(DEVICES)), print)
+    binding.pending = [xid(31, "GPU-0"), xid(79, "GPU-1"), xid(79, "GPU-1")]
+    events = watch.events()
+    assert next(events).uuid == "GPU-1"
+    assert binding.registered == ["GPU-0", "GPU-1"]
+    events.close()  # type: ignore[attr-defined]
+    assert binding.freed
+
+
+def test_a_refused_card_is_asked_again_until_it_is_watched() -> None:
+    binding = Binding()
+    binding.refusing = {"GPU-1"}
+    watch = Watch(binding, XidPolicy(), lambda: Snapshot(DEVICES), print)
+    events = watch.events()
+    assert [next(events).uuid, next(events).uuid] == ["GPU-1", "GPU-1"]
+    binding.refusing = set()
+    binding.pending = [xid(31, "GPU-1"), xid(79, "GPU-1")]
+    assert next(events).reason.startswith("Xid 79")
+    assert binding.registered == ["GPU-0", "GPU-1"]
 
 
 # --- in the probe ------------------------------------------------------------------------------
