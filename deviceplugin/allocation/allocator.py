@@ -9,7 +9,7 @@ end well without a file of our own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -176,6 +176,10 @@ class ResourceAllocator:
             )
         except CannotInjectError as error:
             raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
+
+    def name_of(self, ids: Collection[str]) -> str:
+        """The allocation's name, under which its specification is kept."""
+        return allocation_id(self._resource.name, ids)
 
     async def restore(self, ids: Sequence[str]) -> bool:
         """Write the specification of an allocation again that a wiped directory lost; False where

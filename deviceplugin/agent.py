@@ -1,0 +1,243 @@
+"""The node agent: every vendor of the node under one roof, each on its own.
+
+`Agent.run` is the whole life: start a runtime for each vendor that is present, watch kubelet's and
+the CDI directory, ask kubelet now and then who holds what, and take a new configuration in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from deviceplugin import registry
+from deviceplugin.allocation.allocator import Surroundings
+from deviceplugin.allocation.deferred import GrantSource, ShareOfIds
+from deviceplugin.cdi import sweep_temporaries
+from deviceplugin.config import Config, vendor_settings
+from deviceplugin.health import HealthPolicy
+from deviceplugin.injection.render import Strategy
+from deviceplugin.injection.store import SpecStore
+from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
+from deviceplugin.kubelet.sockets import DirectoryWatch
+from deviceplugin.metrics import Metrics
+from deviceplugin.probe.supervisor import Timing as ProbeTiming
+from deviceplugin.readiness import Readiness
+from deviceplugin.runtime import NodePlaces, VendorRuntime
+from deviceplugin.splitting import Table
+from deviceplugin.vendor import Vendor
+
+RECONCILE_SECONDS = 30.0
+"""Between two questions to kubelet who holds what."""
+
+PRESENCE_SECONDS = 60.0
+"""Between two looks for drivers that came later."""
+
+
+class Agent:
+    """All vendors of one node. `found` says which modules exist; see `registry.load`."""
+
+    def __init__(
+        self,
+        config: Config,
+        found: registry.Registry,
+        metrics: Metrics | None = None,
+        grant_source: Callable[[Config], GrantSource] = lambda _: ShareOfIds(),
+        reconcile: float = RECONCILE_SECONDS,
+    ) -> None:
+        self.config = config
+        self.metrics = metrics or Metrics()
+        self.readiness = Readiness(self.metrics)
+        self.runtimes: dict[str, VendorRuntime] = {}
+        self._found, self._grant_source, self._reconcile = found, grant_source, reconcile
+        self._new_config = asyncio.Event()
+        self._log = structlog.get_logger()
+
+    def apply(self, config: Config) -> None:
+        """Serve by another configuration; what runs goes on with what it has."""
+        self.config = config
+        self._new_config.set()
+
+    async def run(self) -> None:
+        """Serve until cancelled. Every life serves one configuration."""
+        for broken in self._found.broken:
+            self._log.error("vendor left out", vendor=broken.name, reason=broken.reason)
+        former: dict[str, dict[str, Table]] = {}
+        while True:
+            self._new_config.clear()
+            life = asyncio.create_task(self._live(self.config, former))
+            changed = asyncio.create_task(self._new_config.wait())
+            try:
+                await asyncio.wait({life, changed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                former = {name: runtime.tables() for name, runtime in self.runtimes.items()}
+                changed.cancel()
+                life.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await life
+
+    async def _live(self, config: Config, former: Mapping[str, Mapping[str, Table]]) -> None:
+        """Serve one configuration; sockets are gone when this ends."""
+        self.runtimes = {}
+        pod_resources = PodResources(Path(config.paths.pod_resources_socket))
+        around = self._surroundings(config, pod_resources)
+        if config.uses_cdi:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(sweep_temporaries, around.store.directory)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch_directories(config, around))
+                tasks.create_task(self._ask_kubelet(pod_resources))
+                while True:
+                    for name, vendor in self._present(config).items():
+                        if name not in self.runtimes:
+                            self._start(vendor, config, around, former.get(name), tasks)
+                    await asyncio.sleep(PRESENCE_SECONDS)
+        finally:
+            await pod_resources.close()
+
+    def _present(self, config: Config) -> dict[str, Vendor]:
+        """The vendors to serve: those named, else those that leave traces on this node."""
+        known = self._found.vendors
+        for name in set(config.vendors) - known.keys():
+            reason = f"no such vendor; installed are {', '.join(known) or 'none'}"
+            self.readiness.block(name, reason)
+            self._log.error("unknown vendor", vendor=name, reason=reason)
+        if config.vendors:
+            return {name: known[name] for name in config.vendors if name in known}
+        root = Path(config.paths.host_root)
+        return {name: vendor for name, vendor in known.items() if is_present(vendor, root)}
+
+    def _start(
+        self,
+        vendor: Vendor,
+        config: Config,
+        around: Surroundings,
+        former: Mapping[str, Table] | None,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        settings = vendor_settings(config, vendor.name)
+        try:
+            backend = registry.load_backend(vendor, settings)
+        except Exception as error:
+            reason = f"its node half cannot be loaded: {type(error).__name__}: {error}"
+            self.readiness.block(vendor.name, reason)
+            self._log.error("vendor left out", vendor=vendor.name, reason=reason)
+            return
+        runtime = VendorRuntime(
+            vendor,
+            settings,
+            backend,
+            around,
+            NodePlaces(
+                Path(config.paths.plugin_dir),
+                Path(config.paths.kubelet_socket) if config.paths.kubelet_socket else None,
+                Path(config.paths.run_dir),
+            ),
+            ProbeTiming(
+                config.probe.interval_seconds,
+                config.probe.deadline_seconds,
+                config.probe.backoff_first_seconds,
+                config.probe.backoff_most_seconds,
+            ),
+            HealthPolicy(
+                config.health.failures,
+                config.health.window,
+                config.health.successes,
+                config.health.hold_seconds,
+                config.health.forget_seconds,
+                config.health.probe_failures,
+            ),
+            self.metrics,
+            self.readiness,
+            former,
+        )
+        self.runtimes[vendor.name] = runtime
+        tasks.create_task(self._supervise(runtime), name=vendor.name)
+
+    async def _supervise(self, runtime: VendorRuntime) -> None:
+        """A vendor that fails starts again and takes nobody along."""
+        delay = 1.0
+        while True:
+            try:
+                await runtime.run()
+            except Exception as error:
+                self._log.exception("vendor failed", vendor=runtime.name)
+                self.readiness.block(runtime.name, f"{type(error).__name__}: {error}")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 60.0)
+
+    def _surroundings(self, config: Config, pod_resources: PodResources) -> Surroundings:
+        return Surroundings(
+            strategy=Strategy(
+                names=config.device_list_strategy,
+                device_ids=config.device_id_strategy,
+                pass_device_specs=config.pass_device_specs,
+                annotation_prefix=config.cdi_annotation_prefix,
+            ),
+            store=SpecStore(Path(config.paths.cdi_dir)),
+            pod_resources=pod_resources,
+            policy=config.allocation_policy,
+            host_root=Path(config.paths.host_root),
+            deferred=self._grant_source(config) if config.allocation == "deferred" else None,
+        )
+
+    async def _watch_directories(self, config: Config, around: Surroundings) -> None:
+        """Wake the servers at every change; write CDI files again that somebody removed."""
+        wiped = asyncio.Event()
+
+        def changed() -> None:
+            wiped.set()
+            for runtime in self.runtimes.values():
+                runtime.directory_changed()
+
+        directories = [Path(config.paths.plugin_dir)]
+        if config.uses_cdi:
+            directories.append(Path(config.paths.cdi_dir))
+        watch = asyncio.create_task(DirectoryWatch(changed, *directories).run())
+        try:
+            while True:
+                await wiped.wait()
+                wiped.clear()
+                if config.uses_cdi:
+                    await self._restore(around.store)
+        finally:
+            watch.cancel()
+
+    async def _restore(self, store: SpecStore) -> None:
+        try:
+            restored = await asyncio.to_thread(store.restore)
+        except (OSError, ValueError) as error:
+            reason = f"CDI files cannot be written to {store.directory}: {error}"
+            self.readiness.block("cdi", reason)
+            self._log.error("CDI directory", reason=reason)
+        else:
+            self.readiness.clear("cdi")
+            if restored:
+                self._log.warning("wrote CDI files again that were gone", files=len(restored))
+
+    async def _ask_kubelet(self, pod_resources: PodResources) -> None:
+        while True:
+            await asyncio.sleep(self._reconcile)
+            if not self.runtimes:
+                continue
+            try:
+                holdings = await pod_resources.holdings()
+            except PodResourcesError as error:
+                self._log.debug("who holds what is unknown", reason=str(error))
+                continue
+            for runtime in list(self.runtimes.values()):
+                try:
+                    await runtime.holdings_seen(holdings)
+                except Exception as error:
+                    self._log.warning("reconciling failed", vendor=runtime.name, reason=str(error))
+
+
+def is_present(vendor: Vendor, root: Path) -> bool:
+    """Whether one of the vendor's traces is below the host's root."""
+    return any(
+        next(root.glob(pattern.lstrip("/")), None) is not None for pattern in vendor.presence
+    )

@@ -1,0 +1,326 @@
+"""One vendor on this node: lock, probe, devices, resources. Nothing here knows another vendor.
+
+*probe → split → advertise → allocate → inject*: a snapshot from the probe changes the inventory,
+the inventory and the plan make one table a resource, each table is published to a server, and the
+server's allocator decides from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TextIO
+
+import structlog
+
+from deviceplugin import health, splitting
+from deviceplugin.allocation.allocator import ResourceAllocator, Surroundings
+from deviceplugin.cdi import CDIError, Spec
+from deviceplugin.kubelet.podresources import Holding
+from deviceplugin.kubelet.resource import Resource
+from deviceplugin.kubelet.server import ResourceServer
+from deviceplugin.metrics import Metrics
+from deviceplugin.probe.supervisor import (
+    DriverAbsent,
+    HealthSeen,
+    Probe,
+    ProbeEvent,
+    ProbeFailed,
+    SnapshotSeen,
+)
+from deviceplugin.probe.supervisor import Timing as ProbeTiming
+from deviceplugin.readiness import Readiness
+from deviceplugin.vendor import (
+    InventoryWriter,
+    NodeBackend,
+    Planner,
+    ResourcePlan,
+    Safeguarded,
+    Vendor,
+    VendorSettings,
+)
+
+LOCK_POLL_SECONDS = 1.0
+IMPEDIMENT_POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlaces:
+    """Where this node's shared things are; `kubelet_socket` None means: do not register."""
+
+    plugin_dir: Path
+    kubelet_socket: Path | None
+    run_dir: Path
+
+
+@dataclass(slots=True)
+class _Served:
+    """One resource that is being served."""
+
+    resource: Resource
+    allocator: ResourceAllocator
+    server: ResourceServer
+    task: asyncio.Task[None]
+
+
+class VendorRuntime:
+    """Runs one vendor until cancelled; a failure stays inside, with its reason."""
+
+    def __init__(
+        self,
+        vendor: Vendor,
+        settings: VendorSettings,
+        backend: NodeBackend,
+        around: Surroundings,
+        places: NodePlaces,
+        timing: ProbeTiming,
+        policy: health.HealthPolicy,
+        metrics: Metrics,
+        readiness: Readiness,
+        former: Mapping[str, splitting.Table] | None = None,
+    ) -> None:
+        """`former` are the tables of the configuration before: what is held of them is kept."""
+        self.name = vendor.name
+        self._vendor, self._backend, self._around = vendor, backend, around
+        self._places, self._policy = places, policy
+        self._metrics, self._readiness = metrics, readiness
+        self._former = dict(former or {})
+        self._probe = Probe(vendor, settings, timing, self._probed)
+        self._inventory = health.Inventory()
+        self._specs: Sequence[Spec] = ()
+        self._served: dict[str, _Served] = {}
+        self._log = structlog.get_logger().bind(vendor=vendor.name)
+
+    @property
+    def inventory(self) -> health.Inventory:
+        """What is known of the devices."""
+        return self._inventory
+
+    def tables(self) -> dict[str, splitting.Table]:
+        """The table of every resource served now."""
+        return {name: served.resource.table for name, served in self._served.items()}
+
+    async def run(self) -> None:
+        """Serve until cancelled; sockets are gone when this ends."""
+        lock = await self._lock()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._probe.run())
+                if isinstance(self._backend, Safeguarded):
+                    tasks.create_task(self._watch_impediments())
+        finally:
+            for served in self._served.values():
+                served.task.cancel()
+            await asyncio.gather(
+                *(served.task for served in self._served.values()), return_exceptions=True
+            )
+            lock.close()
+
+    def directory_changed(self) -> None:
+        """Something happened in kubelet's directory: let every server look."""
+        for served in self._served.values():
+            served.server.changed.set()
+
+    async def holdings_seen(self, holdings: Sequence[Holding]) -> None:
+        """Kubelet's word on who holds what: drop what nobody holds, restore what is missing."""
+        if self._around.strategy.cdi:
+            await self._reconcile_specs(holdings)
+        self._drop_freed(holdings)
+
+    async def _lock(self) -> TextIO:
+        """Hold the node's lock for this vendor; wait while another agent has it."""
+        path = self._places.run_dir / f"{self.name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    reason = f"another agent on this node serves {self.name} (lock {path})"
+                    self._readiness.block(self.name, reason)
+                    self._log.warning("waiting for another agent to stop", lock=str(path))
+                    told = True
+                await asyncio.sleep(LOCK_POLL_SECONDS)
+            else:
+                self._readiness.clear(self.name)
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n")
+                file.flush()
+                return file
+
+    async def _probed(self, event: ProbeEvent) -> None:
+        """Take one event of the probe in; never raises."""
+        now = asyncio.get_running_loop().time()
+        before = self._inventory
+        match event:
+            case SnapshotSeen(snapshot):
+                self._inventory = health.observe(before, snapshot, now, self._policy)
+                self._readiness.clear(self.name)
+                for problem in self._inventory.problems:
+                    if problem not in before.problems:
+                        self._log.warning("left out", reason=problem)
+            case HealthSeen(happened):
+                self._inventory = health.observe_event(before, happened, now)
+            case DriverAbsent(reason):
+                if not self._inventory.devices:
+                    self._readiness.block(self.name, f"no driver: {reason}")
+                self._log.info("no driver on this node", reason=reason)
+                return
+            case ProbeFailed(cause, reason):
+                self._metrics.probe_failures.labels(self.name, cause).inc()
+                self._metrics.probe_restarts.labels(self.name).inc(cause != "error")
+                self._readiness.block(self.name, f"probe failed: {reason}")
+                self._log.warning("probe failed", cause=cause, reason=reason)
+                self._inventory = health.observe_failure(before, reason, now, self._policy)
+        if self._inventory != before:
+            self._tell_changes(before)
+            await self._publish()
+
+    def _tell_changes(self, before: health.Inventory) -> None:
+        for state, number in health.counts(self._inventory.devices.values()).items():
+            self._metrics.devices.labels(self.name, state).set(number)
+        for uuid, device in self._inventory.devices.items():
+            old = before.devices.get(uuid)
+            if old is None:
+                self._log.info("device found", device=uuid, model=device.device.model)
+            if (old.state if old else health.State.HEALTHY) is not device.state:
+                self._log.warning(
+                    "device health changed",
+                    device=uuid,
+                    state=device.state.value,
+                    reason=device.reason,
+                )
+        for uuid in before.devices.keys() - self._inventory.devices.keys():
+            self._log.warning("device forgotten", device=uuid)
+
+    async def _publish(self) -> None:
+        """Bring servers, lists and CDI specifications in line with the inventory."""
+        snapshot = self._inventory.snapshot()
+        try:
+            plans = self._plans()
+            if self._around.strategy.cdi and isinstance(self._backend, InventoryWriter):
+                await self._write_inventory(self._backend)
+        except (ValueError, OSError) as error:
+            self._readiness.block(self.name, str(error))
+            self._log.error("devices cannot be offered", reason=str(error))
+            return
+        for name in self._served.keys() - {plan.resource for plan in plans}:
+            await self._withdraw(name)
+        for plan in plans:
+            served = self._served.get(plan.resource)
+            former = served.resource.table if served else self._former.get(plan.resource)
+            table = splitting.split(plan, snapshot, _surplus(former, plan))
+            impediment = await self._impediment(plan)
+            if served is None:
+                self._serve(plan, table, impediment)
+            else:
+                served.allocator.plan = plan
+                served.allocator.inventory = self._specs
+                served.resource.publish(table, impediment)
+            self._count(self._served[plan.resource].resource)
+
+    def _plans(self) -> Sequence[ResourcePlan]:
+        snapshot = self._inventory.snapshot()
+        if isinstance(self._backend, Planner):
+            return self._backend.plan(snapshot)
+        uuids = tuple(device.uuid for device in snapshot.devices)
+        return (ResourcePlan(self._vendor.resource, uuids),) if uuids else ()
+
+    async def _write_inventory(self, backend: InventoryWriter) -> None:
+        snapshot = self._inventory.snapshot()
+        self._specs = await asyncio.to_thread(backend.cdi_specs, snapshot)
+        await asyncio.to_thread(self._around.store.put_inventory, self.name, self._specs)
+
+    def _serve(self, plan: ResourcePlan, table: splitting.Table, impediment: str) -> None:
+        resource = Resource(plan.resource, table, impediment)
+        allocator = ResourceAllocator(self.name, self._backend, plan, resource, self._around)
+        allocator.inventory = self._specs
+        server = ResourceServer(
+            resource,
+            allocator,
+            self._metrics,
+            self._readiness,
+            self._places.plugin_dir,
+            self._places.kubelet_socket,
+        )
+        task = asyncio.create_task(server.run(), name=plan.resource)
+        self._served[plan.resource] = _Served(resource, allocator, server, task)
+
+    async def _withdraw(self, name: str) -> None:
+        served = self._served.pop(name)
+        served.task.cancel()
+        await asyncio.gather(served.task, return_exceptions=True)
+        self._readiness.clear(name)
+        self._readiness.clear(f"{name} impediment")
+        self._metrics.forget_resource(name)
+        self._log.info("resource withdrawn", resource=name)
+
+    async def _impediment(self, plan: ResourcePlan) -> str:
+        if not isinstance(self._backend, Safeguarded):
+            return ""
+        reason = await asyncio.to_thread(self._backend.impediment, plan)
+        self._metrics.impediment.labels(plan.resource).set(bool(reason))
+        if reason:
+            self._readiness.block(f"{plan.resource} impediment", reason)
+        else:
+            self._readiness.clear(f"{plan.resource} impediment")
+        return reason
+
+    async def _watch_impediments(self) -> None:
+        while True:
+            await asyncio.sleep(IMPEDIMENT_POLL_SECONDS)
+            for served in list(self._served.values()):
+                reason = await self._impediment(served.allocator.plan)
+                if reason != served.resource.impediment:
+                    self._log.warning(
+                        "impediment changed", resource=served.resource.name, reason=reason or "none"
+                    )
+                    served.resource.publish(served.resource.table, reason)
+
+    async def _reconcile_specs(self, holdings: Sequence[Holding]) -> None:
+        """Our files are exactly what kubelet's allocations need."""
+        keep: set[str] = set()
+        for served in self._served.values():
+            for held in holdings:
+                if held.resource != served.resource.name:
+                    continue
+                keep.add(served.allocator.name_of(held.ids))
+                if await served.allocator.restore(sorted(held.ids)):
+                    self._log.info("restored a CDI specification", pod=held.pod)
+        removed = await asyncio.to_thread(self._around.store.sweep, self.name, keep)
+        if removed:
+            self._log.info("removed CDI specifications of ended containers", count=len(removed))
+
+    def _drop_freed(self, holdings: Sequence[Holding]) -> None:
+        """Ids of a former split leave the list once nobody holds them."""
+        held = {(item.resource, identity) for item in holdings for identity in item.ids}
+        for name, served in self._served.items():
+            table, plan = served.resource.table, served.allocator.plan
+            surplus = _surplus(table, plan)
+            kept = {i: item for i, item in surplus.items() if (name, i) in held}
+            if len(kept) < len(surplus):
+                smaller = splitting.split(plan, self._inventory.snapshot(), kept)
+                served.resource.publish(smaller, served.resource.impediment)
+                self._log.info("ids of a former split are free", resource=name)
+
+    def _count(self, resource: Resource) -> None:
+        healthy = sum(d.health == "Healthy" for d in resource.message.devices)
+        gauge = self._metrics.virtual_devices
+        gauge.labels(resource.name, "healthy").set(healthy)
+        gauge.labels(resource.name, "unhealthy").set(len(resource.message.devices) - healthy)
+
+
+def _surplus(
+    former: splitting.Table | None, plan: ResourcePlan
+) -> Mapping[str, splitting.VirtualDevice]:
+    """The virtual devices that the plan's own split would not make."""
+    if former is None:
+        return MappingProxyType({})
+    return {identity: item for identity, item in former.virtual.items() if item.split != plan.split}
