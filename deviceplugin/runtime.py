@@ -20,7 +20,7 @@ import structlog
 
 from deviceplugin import health, splitting
 from deviceplugin.allocation.allocator import ResourceAllocator, Surroundings
-from deviceplugin.cdi import CDIError, Spec
+from deviceplugin.cdi import Spec
 from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.kubelet.resource import Resource
 from deviceplugin.kubelet.server import ResourceServer
