@@ -1,0 +1,1 @@
+"""What other programs see: kubelet's gRPC services, quantities, configuration of peers."""

@@ -1,0 +1,1 @@
+"""The built-in vendors, one folder each; none knows another."""

@@ -1,0 +1,1 @@
+"""Device plugins: Registration and DevicePlugin, v1beta1."""

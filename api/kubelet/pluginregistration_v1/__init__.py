@@ -1,0 +1,1 @@
+"""Plugins found in a watched directory, v1."""

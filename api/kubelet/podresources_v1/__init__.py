@@ -1,0 +1,1 @@
+"""Which container holds what, v1."""

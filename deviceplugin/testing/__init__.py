@@ -1,0 +1,1 @@
+"""Doubles of the outside world, shipped for those who write vendors: the embedded kubelet."""
