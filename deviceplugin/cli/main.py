@@ -10,6 +10,9 @@ from deviceplugin.version import __version__
 
 COMMANDS = {
     "serve": ("deviceplugin.cli.serve:serve", "Run the node agent."),
+    "demo": ("deviceplugin.cli.demo:demo", "Watch pods get their slices, without hardware."),
+    "devices": ("deviceplugin.cli.devices:devices", "List the devices of this node."),
+    "record": ("deviceplugin.cli.record:record", "Save what this node's drivers say."),
     "mps": ("deviceplugin.cli.mps:mps", "Run NVIDIA's MPS daemons for shared resources."),
     "cdi": ("deviceplugin.cli.cdi:cdi", "Look at CDI specifications."),
     "config": ("deviceplugin.cli.config:config", "Look at the configuration."),

@@ -1,0 +1,98 @@
+"""One question to each vendor's probe, for the commands that show or save the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from deviceplugin import registry
+from deviceplugin.agent import is_present
+from deviceplugin.config import Config, ConfigError, Loaded, load, vendor_settings
+from deviceplugin.health import admit
+from deviceplugin.probe.supervisor import (
+    DriverAbsent,
+    Probe,
+    ProbeEvent,
+    ProbeFailed,
+    SnapshotSeen,
+    Timing,
+)
+from deviceplugin.vendor import Snapshot, Vendor
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one vendor said: a snapshot, or why there is none. `state` is one word."""
+
+    vendor: str
+    state: str
+    snapshot: Snapshot = Snapshot()
+    reason: str = ""
+
+
+def load_or_exit(values: Mapping[str, object]) -> Loaded:
+    """The configuration; problems go to stderr and end the process with 1."""
+    try:
+        return load(values, os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(1)
+
+
+def ask(config: Config) -> list[Answer]:
+    """Ask every vendor to be served at the same time."""
+    found = registry.load()
+    answers = [
+        Answer(broken.name, "broken", reason=broken.reason)
+        for broken in found.broken
+        if not config.vendors or broken.name in config.vendors
+    ]
+    for name in config.vendors:
+        if name not in found.vendors:
+            known = ", ".join(found.vendors)
+            answers.append(Answer(name, "unknown", reason=f"no such vendor; there are {known}"))
+    root = Path(config.paths.host_root)
+    chosen = [
+        vendor
+        for name, vendor in found.vendors.items()
+        if (name in config.vendors if config.vendors else is_present(vendor, root))
+    ]
+
+    async def everybody() -> list[Answer]:
+        return await asyncio.gather(*(_ask(vendor, config) for vendor in chosen))
+
+    return answers + asyncio.run(everybody())
+
+
+async def _ask(vendor: Vendor, config: Config) -> Answer:
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    async def handle(event: ProbeEvent) -> None:
+        if answered.done():
+            return
+        match event:
+            case SnapshotSeen(snapshot):
+                answered.set_result(Answer(vendor.name, "ok", admit(snapshot)))
+            case DriverAbsent(reason):
+                answered.set_result(Answer(vendor.name, "absent", reason=reason))
+            case ProbeFailed(_, reason):
+                answered.set_result(Answer(vendor.name, "failed", reason=reason))
+
+    timing = Timing(deadline=config.probe.deadline_seconds)
+    probe = asyncio.create_task(
+        Probe(vendor, vendor_settings(config, vendor.name), timing, handle).run()
+    )
+    try:
+        return await answered
+    finally:
+        probe.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await probe
