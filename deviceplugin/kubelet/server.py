@@ -147,9 +147,13 @@ class ResourceServer:
         accepted: tuple[int, int, int] | None = None
         refused: tuple[int, int, int] | None = None
         name = self._resource.name
-        while path.exists():
+        while True:
             self.changed.clear()
+            # In this order: kubelet removes our socket before it listens on a new one of its own,
+            # so a kubelet seen here is not yet gone by the time we look for ours.
             there = identity(kubelet)
+            if not path.exists():
+                return
             if there is None:
                 accepted = refused = None
                 self._status.unregistered(name, f"kubelet's socket {kubelet} does not exist yet")
@@ -157,8 +161,9 @@ class ResourceServer:
                 backoff.reset()
             elif there == refused or (there == accepted and service.streams):
                 await self.changed.wait()
-            elif there == accepted and await self._stream_comes_back(service):
-                continue
+            elif there == accepted:
+                if not await self._stream_comes_back(service):
+                    accepted = None  # and look again: kubelet may be another one by now
             else:
                 opened = service.streams_opened
                 outcome = await self._register(service, path, kubelet)
