@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from deviceplugin.runtime import NodePlaces, VendorRuntime
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import Vendor
 
-RECONCILE_SECONDS = 30.0
+RECONCILE_SECONDS = float(os.environ.get("DEVICEPLUGIN_RECONCILE_SECONDS", "30"))
 """Between two questions to kubelet who holds what."""
 
 PRESENCE_SECONDS = 60.0

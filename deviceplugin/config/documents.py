@@ -31,13 +31,18 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
-        for key, _ in node.value:
+        for position, (key, value) in enumerate(node.value):
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
             mark = f"line {key.start_mark.line + 1}"
             name = self.construct_object(key, deep=True)
             if not isinstance(name, Hashable):
                 raise _DuplicateKeyError(f"{mark}: a key that is no text")
+            if isinstance(name, bool | int):
+                # As text already here: Python takes 1 and true for the same key.
+                name = _key(name) or ""
+                text = yaml.ScalarNode("tag:yaml.org,2002:str", name, key.start_mark, key.end_mark)
+                node.value[position] = (text, value)
             if name in seen:
                 raise _DuplicateKeyError(f"{mark}: the key {shown(name)} stands twice")
             seen.add(name)

@@ -130,7 +130,11 @@ def load(
     values["sharing"] = parse_sharing(document, file, reading.problems, reading.warnings)
     reading.provenance["sharing"] = file if document.get("sharing") else DEFAULT
     values["sections"] = MappingProxyType(
-        {name: section for name, section in sections.items() if section or name in document}
+        {
+            name: section
+            for name, section in sections.items()
+            if section or document.get(name) is not None
+        }
     )
     config: Config = _assembled(Config, values, "")
     reading.problems += cross_check(config, reading.refused, reading.provenance)

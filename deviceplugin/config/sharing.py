@@ -63,7 +63,8 @@ def _resources(sharing: Fields, kind: str, warnings: list[Problem]) -> Mapping[s
     renamed = block.get("renameByDefault", FLAG, False)
     fail = block.get("failRequestsGreaterThanOne", FLAG, _FAIL_BY_DEFAULT[kind])
     entries = block.mappings("resources")
-    if not entries and not block.data.get("resources") and isinstance(sharing.data[kind], Mapping):
+    empty = block.data.get("resources") in (None, ())
+    if not entries and empty and isinstance(sharing.data[kind], Mapping):
         block.wrong(
             "resources", "an empty list", f"name a resource and its replicas, or remove {kind}"
         )

@@ -33,7 +33,7 @@ def test_what_is_written_beats_both_defaults(
     kind: str, written: str, fails: bool, loader: Any
 ) -> None:
     text = f"""{MPS}
-sharing: {{{kind}: {{failRequestsGreaterThanOne: {written}, resources: [{{name: gpu, replicas: 2}}]}}}}
+sharing: {{{kind}: {{failRequestsGreaterThanOne: {written}, resources: [{{name: gpu, replicas: 2}}]}}}}  # noqa: E501
 """
     sharing = loader(text).config.sharing
     (entry,) = {**sharing.time_slicing, **sharing.mps}.values()
@@ -41,7 +41,7 @@ sharing: {{{kind}: {{failRequestsGreaterThanOne: {written}, resources: [{{name: 
 
 
 def test_null_means_the_default(loader: Any) -> None:
-    text = f"{MPS}sharing: {{mps: {{failRequestsGreaterThanOne: null, resources: [{{name: gpu, replicas: 2}}]}}}}"
+    text = f"{MPS}sharing: {{mps: {{failRequestsGreaterThanOne: null, resources: [{{name: gpu, replicas: 2}}]}}}}"  # noqa: E501
     assert loader(text).config.sharing.mps["nvidia.com/gpu"].fail_requests_greater_than_one
 
 
