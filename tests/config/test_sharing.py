@@ -33,8 +33,8 @@ def test_what_is_written_beats_both_defaults(
     kind: str, written: str, fails: bool, loader: Any
 ) -> None:
     text = f"""{MPS}
-sharing: {{{kind}: {{failRequestsGreaterThanOne: {written}, resources: [{{name: gpu, replicas: 2}}]}}}}  # noqa: E501
-"""
+sharing: {{{kind}: {{failRequestsGreaterThanOne: {written}, resources: [{{name: gpu, replicas: 2}}]}}}}
+"""  # noqa: E501
     sharing = loader(text).config.sharing
     (entry,) = {**sharing.time_slicing, **sharing.mps}.values()
     assert entry.fail_requests_greater_than_one is fails

@@ -12,6 +12,8 @@ RESOURCE = "mock.deviceplugin.dev/gpu"
 class EmbeddedCluster:
     """Implements `scenario.Cluster`."""
 
+    fault_seconds = 2.0
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.kubelet = EmbeddedKubelet(root)

@@ -36,6 +36,8 @@ def kubectl(*args: str, stdin: str | None = None) -> str:
 class RealCluster:
     """Implements `scenario.Cluster`."""
 
+    fault_seconds = 25.0
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.flags = {"run-dir": str(root / "run")}

@@ -26,6 +26,8 @@ class Cluster(Protocol):
 
     root: Path
     flags: dict[str, str]
+    fault_seconds: float
+    """How long a card fails: longer than the node's status takes to be seen."""
 
     async def amounts(self) -> tuple[int, int]:
         """Capacity and allocatable of the resource, 0 while unknown."""
@@ -82,7 +84,8 @@ class Story:
         await self._amounts("agent restarted with deferred allocation", 20, 20)
         await self._pod("deferred, own variable loses", "deferred", 2, {VARIABLES[0]: "9m"})
 
-        fault = {"at": 0, "until": 3, "device": 0, "fault": "unhealthy", "reason": "test"}
+        fault = {"at": 0, "device": 0, "fault": "unhealthy", "reason": "test"}
+        fault["until"] = cluster.fault_seconds
         await self._restart_agent("cdi-cri", "deferred", faults=[fault])
         await self._amounts("a card is unhealthy", 20, 10)
         await self._amounts("and back", 20, 20)
@@ -116,7 +119,9 @@ class Story:
             "device-list-strategy": strategy,
             "allocation": allocation,
         }
-        log = (self.cluster.root / "agent.log").open("ab")
+        path = self.cluster.root / "agent.log"
+        before = path.stat().st_size if path.exists() else 0
+        log = path.open("ab")
         self._agent = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -126,6 +131,13 @@ class Story:
             stderr=log,
             env={**os.environ, "NODE_NAME": "node-a", "DEVICEPLUGIN_RECONCILE_SECONDS": "2"},
         )
+        log.close()
+
+        async def registered() -> bool:
+            # The Node object is up to ten seconds behind, so it cannot tell.
+            return b'"registered"' in path.read_bytes()[before:]
+
+        await self._until("the agent registers", registered, 30)
 
     async def _stop(self) -> None:
         assert self._agent is not None
