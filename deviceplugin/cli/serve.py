@@ -8,12 +8,16 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from deviceplugin.cli.config import config_options
-from deviceplugin.config import ConfigError, Loaded, load
+from deviceplugin.config import Config, ConfigError, Loaded, load
 from deviceplugin.log import setup
+
+if TYPE_CHECKING:
+    from deviceplugin.allocation.deferred import GrantSource
 
 
 @click.command()
@@ -47,7 +51,7 @@ async def _serve(loaded: Loaded, values: Mapping[str, object]) -> None:
     log.info("starting", version=__version__, node=loaded.config.node_name)
     for warning in loaded.warnings:
         log.warning("configuration", problem=str(warning))
-    agent = Agent(loaded.config, registry.load())
+    agent = Agent(loaded.config, registry.load(), grant_source=_grant_source)
 
     async def handle(outcome: Outcome) -> None:
         word = type(outcome).__name__.lower()
@@ -82,3 +86,11 @@ async def _serve(loaded: Loaded, values: Mapping[str, object]) -> None:
     if endpoint:
         endpoint.close()
     log.info("stopped")
+
+
+def _grant_source(config: Config) -> GrantSource:
+    """Pods may ask for less than their share by annotation where there is an API server to ask."""
+    from deviceplugin import cluster
+    from deviceplugin.allocation.deferred import AnnotatedShare, ShareOfIds
+
+    return AnnotatedShare(cluster.ApiPods()) if cluster.is_configured() else ShareOfIds()
