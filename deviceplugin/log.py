@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-# structlog.dev loads rich wherever that is installed: 5 MiB in every agent, for tracebacks in colour.
+# structlog.dev loads rich wherever it is installed: 5 MiB in every agent for coloured tracebacks.
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = None  # type: ignore[assignment]
 import structlog  # noqa: E402

@@ -34,14 +34,14 @@ def test_what_is_written_beats_both_defaults(
 ) -> None:
     text = f"""{MPS}
 sharing: {{{kind}: {{failRequestsGreaterThanOne: {written}, resources: [{{name: gpu, replicas: 2}}]}}}}
-"""  # noqa: E501
+"""
     sharing = loader(text).config.sharing
     (entry,) = {**sharing.time_slicing, **sharing.mps}.values()
     assert entry.fail_requests_greater_than_one is fails
 
 
 def test_null_means_the_default(loader: Any) -> None:
-    text = f"{MPS}sharing: {{mps: {{failRequestsGreaterThanOne: null, resources: [{{name: gpu, replicas: 2}}]}}}}"  # noqa: E501
+    text = f"{MPS}sharing: {{mps: {{failRequestsGreaterThanOne: null, resources: [{{name: gpu, replicas: 2}}]}}}}"
     assert loader(text).config.sharing.mps["nvidia.com/gpu"].fail_requests_greater_than_one
 
 

@@ -79,7 +79,7 @@ def test_whole_cards_come_in_well_connected_pairs_and_leave_such_pairs() -> None
 
 
 def test_what_must_be_in_draws_its_neighbour() -> None:
-    links = {(a, b): 200 for a, b in ((0, 3), (3, 0), (1, 2), (2, 1))}
+    links = dict.fromkeys(((0, 3), (3, 0), (1, 2), (2, 1)), 200)
     devices = table(4, 1, links)
     assert set(preferred(devices, list(devices.virtual), ["GPU-2"], 2)) == {"GPU-2", "GPU-1"}
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
 
 from deviceplugin import registry
 
@@ -39,22 +42,23 @@ def test_a_second_vendor_of_the_same_name_is_reported() -> None:
     ]
 
 
-def test_a_second_set_of_kubelets_stubs_is_explained(tmp_path: object, monkeypatch: object) -> None:
-    from pathlib import Path
+STRANGERS_STUBS = """
+from google.protobuf import descriptor_pb2, descriptor_pool
+from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2
 
-    import deviceplugin.api.kubelet.deviceplugin_v1beta1.deviceplugin_pb2 as ours
+copy = descriptor_pb2.FileDescriptorProto()
+deviceplugin_pb2.DESCRIPTOR.CopyToProto(copy)
+copy.name = "strangers/api.proto"
+descriptor_pool.Default().AddSerializedFile(copy.SerializeToString())
+"""
 
-    assert ours.DESCRIPTOR is not None
-    source = Path(ours.__file__).read_text()
-    path = Path(str(tmp_path)) / "strangers_stubs.py"
-    path.write_text(
-        source.replace(
-            "deviceplugin/api/kubelet/deviceplugin_v1beta1/deviceplugin.proto",
-            "other/place/of/the/same/deviceplug.proto___________________",
-        ).replace("\\n?deviceplugin", "\\n?other")
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))  # type: ignore[attr-defined]
-    found = registry.load([entry("s", "strangers_stubs:DESCRIPTOR"), GOOD])
+
+def test_a_second_set_of_kubelets_stubs_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strangers_stubs.py").write_text(STRANGERS_STUBS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = registry.load([entry("s", "strangers_stubs:VENDOR"), GOOD])
     assert list(found.vendors) == ["mock"]
     (broken,) = found.broken
-    assert broken.reason
+    assert "instead of a second copy" in broken.reason

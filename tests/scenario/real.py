@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scenario import RESOURCE, Story  # noqa: E402
+from scenario import RESOURCE, Story
 
 PLUGINS = Path("/var/lib/kubelet/device-plugins")
 CDI = Path("/var/run/cdi")
