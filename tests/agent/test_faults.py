@@ -83,7 +83,7 @@ async def test_an_empty_answer_makes_cards_unhealthy_and_not_gone(
 
 async def test_too_long_a_list_is_a_clear_error(node: Any, eventually: Callable[..., Any]) -> None:
     """3.5-27."""
-    devices = {"count": 64, "template": {"model": "T4", "memoryMiB": 1024}}
+    devices = {"count": 128, "template": {"model": "T4", "memoryMiB": 1024}}
     inline = {"kind": "MockNode", "version": "v1", "origin": "composed", "devices": devices}
     agent = node.start_agent({"node": inline, "deviceSplitCount": 1024})
     blockers = await eventually(
