@@ -29,7 +29,21 @@ def _directories(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@click.group()
+class _Group(click.Group):
+    """Brings ``generate`` in when asked: it loads the configuration and the vendors."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "generate"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "generate":
+            from deviceplugin.cli.cdi_generate import generate
+
+            return generate
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Group)
 def cdi() -> None:
     """Look at Container Device Interface files as a runtime does."""
 
