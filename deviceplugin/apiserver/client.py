@@ -1,0 +1,260 @@
+"""Requests to the API server through the official client's transport: configuration, credentials
+and their renewal are its own, objects stay raw JSON.
+
+The client library is imported when the first request is made, off the loop: importing it costs
+more than starting the rest of the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["JSON_PATCH", "MERGE_PATCH", "Api", "ApiError", "Path", "is_configured"]
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Of one answer; a page of 200 pods of the largest size etcd takes does not reach it."""
+
+
+class ApiError(Exception):
+    """The API server did not do what was asked.
+
+    `status` is the HTTP status, 0 when there was no answer at all; `reason` is the machine's word
+    of the Status object (``Conflict``, ``NotFound``), empty when there is none. `retry_after` are
+    seconds that the server asks to wait, None when it does not.
+    """
+
+    def __init__(
+        self, text: str, status: int = 0, reason: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(text)
+        self.status, self.reason, self.retry_after = status, reason, retry_after
+
+    @property
+    def is_missing(self) -> bool:
+        """There is no such object."""
+        return self.status == 404
+
+    @property
+    def is_conflict(self) -> bool:
+        """The object is not as the request expects: 409 for versions, 422 for a failed ``test`` of
+        a JSON patch (a real API server answers both, by the kind of patch).
+        """
+        return self.status in (409, 422)
+
+    @property
+    def is_forbidden(self) -> bool:
+        """The agent's account may not do this; no repetition helps before somebody changes it."""
+        return self.status in (401, 403)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Where an object or a collection is; names are quoted by the client."""
+
+    template: str
+    names: Mapping[str, str]
+
+    @staticmethod
+    def node(name: str) -> Path:
+        """One node."""
+        return Path("/api/v1/nodes/{name}", {"name": name})
+
+    @staticmethod
+    def pod(namespace: str, name: str) -> Path:
+        """One pod."""
+        return Path(
+            "/api/v1/namespaces/{namespace}/pods/{name}", {"namespace": namespace, "name": name}
+        )
+
+    def __str__(self) -> str:
+        text = self.template
+        for key, value in self.names.items():
+            text = text.replace(f"{{{key}}}", value)
+        return text
+
+
+PODS = Path("/api/v1/pods", {})
+NODES = Path("/api/v1/nodes", {})
+
+
+def is_configured(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process has a way to an API server."""
+    return "KUBERNETES_SERVICE_HOST" in environ or "KUBECONFIG" in environ
+
+
+def _official_client() -> Any:
+    """An `ApiClient` of the official library with its own retries off: ours know what is asked."""
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    if "KUBECONFIG" in os.environ:
+        config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    configuration.retries = False
+    configuration.connection_pool_maxsize = 4
+    return client.ApiClient(configuration)
+
+
+class Api:
+    """Requests by path. Every coroutine raises `ApiError` and nothing else."""
+
+    def __init__(self, connect: Callable[[], Any] = _official_client) -> None:
+        self._connect = connect
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self.calls = 0
+        """Requests made so far, watches included."""
+
+    async def get(self, path: Path, **query: str) -> dict[str, Any]:
+        """One object, or one page of a collection."""
+        return await asyncio.to_thread(self.call, "GET", path, query=query)
+
+    async def patch(self, path: Path, body: object, content_type: str) -> dict[str, Any]:
+        """Change an object; answers the changed one. `body` is a mapping for `MERGE_PATCH` and a
+        list of operations for `JSON_PATCH`.
+        """
+        return await asyncio.to_thread(self.call, "PATCH", path, body, content_type)
+
+    async def create(self, path: Path, body: object) -> dict[str, Any]:
+        """Create an object in a collection; answers it as stored."""
+        return await asyncio.to_thread(self.call, "POST", path, body, "application/json")
+
+    def call(
+        self,
+        method: str,
+        path: Path,
+        body: object = None,
+        content_type: str = "",
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """One request, blocking. Raises `ApiError`."""
+        response = self._request(
+            method, path, body, content_type, query, (CONNECT_SECONDS, READ_SECONDS)
+        )
+        try:
+            data = response.response.read(MAX_BODY_BYTES, decode_content=True)
+        except Exception as error:
+            raise _unanswered(method, path, error) from None
+        finally:
+            response.response.release_conn()
+        if not 200 <= response.status <= 299:
+            raise _refused(method, path, response, data)
+        return _object(method, path, data)
+
+    def stream(self, path: Path, query: Mapping[str, str], silence: float) -> Stream:
+        """The lines of a watch, blocking; a silence of more than `silence` seconds ends it.
+
+        Raises `ApiError`.
+        """
+        response = self._request("GET", path, None, "", query, (CONNECT_SECONDS, silence))
+        if response.status != 200:
+            data = response.response.read(MAX_BODY_BYTES, decode_content=True)
+            response.response.release_conn()
+            raise _refused("GET", path, response, data)
+        return Stream(path, response.response)
+
+    def _request(
+        self,
+        method: str,
+        path: Path,
+        body: object,
+        content_type: str,
+        query: Mapping[str, str] | None,
+        timeout: tuple[float, float],
+    ) -> Any:
+        with self._lock:
+            self.calls += 1
+            if self._client is None:
+                try:
+                    self._client = self._connect()
+                except Exception as error:
+                    raise ApiError(
+                        f"no way to the API server: {type(error).__name__}: {error}; check "
+                        "KUBECONFIG, or the service account of the pod"
+                    ) from None
+        headers = {"Accept": "application/json", "User-Agent": "deviceplugin"}
+        if content_type:
+            headers["Content-Type"] = content_type
+        try:
+            call = self._client.param_serialize(
+                method=method,
+                resource_path=path.template,
+                path_params=dict(path.names),
+                query_params=sorted((query or {}).items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            return self._client.call_api(*call, _request_timeout=timeout)
+        except Exception as error:
+            raise _unanswered(method, path, error) from None
+
+
+class Stream:
+    """An open watch: iterate for its lines in one thread, `close` from any."""
+
+    def __init__(self, path: Path, response: Any) -> None:
+        self._path, self._response = path, response
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Every complete line; ends with the server's end. Raises `ApiError`."""
+        rest = b""
+        try:
+            # read1 hands over what has come and does not wait for a buffer to fill.
+            while data := self._response.read1(65536, decode_content=True):
+                *lines, rest = (rest + data).split(b"\n")
+                yield from filter(None, lines)
+                if len(rest) > MAX_BODY_BYTES:
+                    raise ValueError("a line without end")
+        except Exception as error:
+            raise _unanswered("WATCH", self._path, error) from None
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """End the watch, also while another thread reads it."""
+        try:
+            self._response.shutdown()
+        except Exception:
+            self._response.close()
+
+
+def _object(method: str, path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ApiError(f"{method} {path}: the answer is not JSON") from None
+    if not isinstance(found, dict):
+        raise ApiError(f"{method} {path}: the answer is not an object")
+    return found
+
+
+def _refused(method: str, path: Path, response: Any, data: bytes) -> ApiError:
+    try:
+        status = json.loads(data)
+        message, reason = str(status.get("message", "")), str(status.get("reason", ""))
+    except (ValueError, RecursionError, AttributeError):
+        message, reason = data[:200].decode(errors="replace"), ""
+    try:
+        wait = float(response.headers.get("Retry-After", ""))
+    except ValueError:
+        wait = None
+    text = f"{method} {path}: {response.status} {reason} {message}".rstrip()
+    return ApiError(text, response.status, reason, wait)
+
+
+def _unanswered(method: str, path: Path, error: Exception) -> ApiError:
+    cause = str(error).replace("\n", " ")[:300]
+    return ApiError(f"{method} {path}: no answer: {type(error).__name__}: {cause}")

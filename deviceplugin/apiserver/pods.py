@@ -1,0 +1,72 @@
+"""The pods of this node, as the watch shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from deviceplugin.apiserver.client import PODS, Api, ApiError, Path
+from deviceplugin.apiserver.objects import Pod, pod
+from deviceplugin.apiserver.reflector import Change, Reflector
+
+
+class Pods:
+    """Pods by name and by uid; `changed` hears of every change, on the loop."""
+
+    def __init__(self, api: Api, node: str, changed: Callable[[Change[Pod]], None]) -> None:
+        self._api, self._changed = api, changed
+        self._reflector = Reflector(
+            api, PODS, pod, self._seen, field_selector=f"spec.nodeName={node}"
+        )
+        self._by_uid: dict[str, Pod] = {}
+
+    def __iter__(self) -> Iterator[Pod]:
+        return iter(tuple(self._reflector.objects.values()))
+
+    @property
+    def synced(self) -> bool:
+        """Whether the whole list has been seen since the start."""
+        return self._reflector.synced
+
+    @property
+    def problem(self) -> str:
+        """Why nothing new is heard now; empty while the watch is open."""
+        return self._reflector.problem
+
+    async def run(self) -> None:
+        """Follow the pods until cancelled."""
+        await self._reflector.run()
+
+    def get(self, namespace: str, name: str) -> Pod | None:
+        """The pod of that name."""
+        return self._reflector.objects.get(f"{namespace}/{name}")
+
+    def by_uid(self, uid: str) -> Pod | None:
+        """The pod of that uid."""
+        return self._by_uid.get(uid)
+
+    async def news(self, seconds: float) -> None:
+        """Wait for any change, at most so long."""
+        before = self._reflector.changes
+        await self._reflector.wait_for(lambda: self._reflector.changes != before, seconds)
+
+    async def wait_for(self, found: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `found` holds; False when it never did."""
+        return await self._reflector.wait_for(found, seconds)
+
+    async def fresh(self, namespace: str, name: str) -> Pod | None:
+        """The pod as the API server has it now; None when there is none. Raises `ApiError`."""
+        try:
+            return pod(await self._api.get(Path.pod(namespace, name)))
+        except ValueError as error:
+            raise ApiError(f"pod {namespace}/{name}: {error}") from None
+        except ApiError as error:
+            if error.is_missing:
+                return None
+            raise
+
+    def _seen(self, change: Change[Pod]) -> None:
+        if change.old is not None and self._by_uid.get(change.old.uid) == change.old:
+            del self._by_uid[change.old.uid]
+        if change.new is not None:
+            self._by_uid[change.new.uid] = change.new
+        self._changed(change)

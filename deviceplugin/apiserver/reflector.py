@@ -1,0 +1,251 @@
+"""Keeps what the API server says of some objects: list, watch, and list again when that is needed.
+
+One thread a collection reads the watch; the loop hears of it by callbacks. The last known objects
+stay while the server is away, so whoever reads them is never left without an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from deviceplugin.apiserver.client import Api, ApiError, Path, Stream
+
+T = TypeVar("T")
+
+PAGE = 200
+WATCH_SECONDS = 300
+"""Asked of the server, plus up to as much again, so that the nodes of a cluster do not come back
+all at once."""
+SILENCE_SECONDS = 150.0
+"""A server sends a bookmark a minute; after this long the connection is taken for dead."""
+BACKOFF_FIRST, BACKOFF_MOST = 0.2, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """`new` is None for an object that is gone; `old` is None for one that was not known."""
+
+    key: str
+    old: T | None
+    new: T | None
+
+
+class ExpiredError(Exception):
+    """The server no longer knows the version that the watch should go on from."""
+
+
+class Reflector(Generic[T]):
+    """The objects of one collection by ``namespace/name``, projected by `project`.
+
+    `project` is pure and may raise `ValueError`: that object is then left out and told of.
+    `changed` is called on the loop, once a change.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        path: Path,
+        project: Callable[[Mapping[str, Any]], T],
+        changed: Callable[[Change[T]], None],
+        field_selector: str = "",
+    ) -> None:
+        self._api, self._path, self._project, self._changed = api, path, project, changed
+        self._selector = {"fieldSelector": field_selector} if field_selector else {}
+        self.objects: dict[str, T] = {}
+        self.changes = 0
+        """Goes up with every change and every whole list."""
+        self.synced = False
+        """Whether a whole list has been seen since the start."""
+        self.problem = ""
+        """Why nothing new is heard now; empty while the watch is open."""
+        self._stopping = threading.Event()
+        self._stream: Stream | None = None
+        self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
+        self._log = structlog.get_logger().bind(watch=str(path))
+
+    async def run(self) -> None:
+        """Follow the collection until cancelled."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def follow() -> None:
+            try:
+                self._follow(loop)
+            finally:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(ended.set)
+
+        # A thread of its own: it waits for hours, which a thread of the shared pool must not.
+        self._stopping.clear()
+        threading.Thread(target=follow, name=f"watch {self._path}", daemon=True).start()
+        try:
+            await ended.wait()
+        finally:
+            self._stopping.set()
+            if self._stream is not None:
+                self._stream.close()
+
+    async def wait_for(self, found: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `found` holds, looked at after every change; False when it never did."""
+        if found():
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = found
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            return found()
+        finally:
+            del self._waiting[waiter]
+        return True
+
+    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
+        delay, version = BACKOFF_FIRST, ""
+        while not self._stopping.is_set():
+            try:
+                if not version:
+                    version = self._list(loop)
+                    delay = BACKOFF_FIRST
+                version = self._watch(loop, version)
+                delay = BACKOFF_FIRST
+            except ExpiredError:
+                version = ""
+            except ApiError as error:
+                if error.status == 410:
+                    version = ""
+                    continue
+                if self._stopping.is_set():
+                    return
+                wait = max(delay, min(error.retry_after or 0.0, BACKOFF_MOST))
+                self._call(loop, self._lost, str(error))
+                self._stopping.wait(wait * random.uniform(0.8, 1.2))  # noqa: S311
+                delay = min(delay * 2, BACKOFF_MOST)
+
+    def _list(self, loop: asyncio.AbstractEventLoop) -> str:
+        """Take the whole collection in; answers its version. Raises `ApiError`."""
+        found: dict[str, T] = {}
+        query = {"limit": str(PAGE), **self._selector}
+        while True:
+            page = self._api.call("GET", self._path, query=query)
+            metadata = page.get("metadata") or {}
+            for item in page.get("items") or ():
+                if (projected := self._projected(item)) is not None:
+                    found[_key(item)] = projected
+            if not metadata.get("continue"):
+                break
+            query["continue"] = metadata["continue"]
+        self._call(loop, self._replace, found)
+        return str(metadata.get("resourceVersion", ""))
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, version: str) -> str:
+        """Follow the changes after `version` until the server ends the watch; answers the last
+        version seen. Raises `ApiError` and `ExpiredError`.
+        """
+        seconds = WATCH_SECONDS + random.randrange(WATCH_SECONDS)  # noqa: S311
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+            **self._selector,
+        }
+        self._stream = self._api.stream(self._path, query, SILENCE_SECONDS)
+        self._call(loop, self._found)
+        last = version
+        try:
+            for line in self._stream:
+                if self._stopping.is_set():
+                    return last
+                last = self._take(loop, line) or last
+        except ApiError:
+            # The watch broke, the version is still good: go on from it without listing again.
+            if last == version:
+                raise
+        finally:
+            self._stream = None
+        return last
+
+    def _take(self, loop: asyncio.AbstractEventLoop, line: bytes) -> str:
+        """One event of a watch; answers its version. Raises `ExpiredError` and `ApiError`."""
+        try:
+            event = json.loads(line)
+            kind, item = event["type"], event["object"]
+            version = str((item.get("metadata") or {}).get("resourceVersion", ""))
+        except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            raise ApiError(f"WATCH {self._path}: not an event: {line[:200]!r}") from None
+        if kind == "ERROR":
+            if item.get("code") == 410:
+                raise ExpiredError
+            raise ApiError(f"WATCH {self._path}: {item.get('message')}", int(item.get("code") or 0))
+        if kind in ("ADDED", "MODIFIED"):
+            self._call(loop, self._set, _key(item), self._projected(item))
+        elif kind == "DELETED":
+            self._call(loop, self._set, _key(item), None)
+        return version
+
+    def _projected(self, item: Mapping[str, Any]) -> T | None:
+        try:
+            return self._project(item)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            self._log.warning("object left out", object=_key(item), reason=str(error))
+            return None
+
+    def _call(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any
+    ) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(function, *args)
+
+    # --- on the loop ---
+
+    def _replace(self, found: dict[str, T]) -> None:
+        for key in self.objects.keys() - found.keys():
+            self._set(key, None)
+        for key, item in found.items():
+            if self.objects.get(key) != item:
+                self._set(key, item)
+        self.synced = True
+        self._tell()
+
+    def _set(self, key: str, new: T | None) -> None:
+        old = self.objects.get(key)
+        if new is None:
+            self.objects.pop(key, None)
+        else:
+            self.objects[key] = new
+        if (old, new) != (None, None):
+            try:
+                self._changed(Change(key, old, new))
+            except Exception:
+                self._log.exception("a change was not taken in", object=key)
+        self._tell()
+
+    def _found(self) -> None:
+        if self.problem:
+            self._log.info("the API server is back")
+        self.problem = ""
+
+    def _lost(self, reason: str) -> None:
+        if not self.problem:
+            self._log.warning("the API server is away, the last known state stays", reason=reason)
+        self.problem = reason
+
+    def _tell(self) -> None:
+        self.changes += 1
+        for waiter, found in self._waiting.items():
+            if not waiter.done() and found():
+                waiter.set_result(None)
+
+
+def _key(item: Mapping[str, Any]) -> str:
+    metadata = item.get("metadata") or {}
+    return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"

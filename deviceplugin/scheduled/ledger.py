@@ -1,0 +1,160 @@
+"""What this node has handed over: one record a container and resource, kept across restarts.
+
+The file is a memory, not the truth: pods, their annotations and kubelet's own record rebuild it
+(see `reconcile`), so it is replaced by rename without waiting for the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+VERSION = 1
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class LedgerError(ValueError):
+    """The file cannot be used; the text names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of one device: memory in MiB, cores in percent; 0 cores mean no limit.
+
+    `slot` is the position of a hardware partition as the wire names it (``1-0``), `partition` the
+    uuid of the partition that serves it; both empty for a share that is limited by software.
+    """
+
+    uuid: str
+    memory_mib: int
+    cores_percent: int
+    slot: str = ""
+    partition: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One container's grant of one resource and the ids that kubelet gave for it.
+
+    `starts` counts how often kubelet announced its start.
+    """
+
+    vendor: str
+    resource: str
+    ids: frozenset[str]
+    pod_uid: str
+    namespace: str
+    pod: str
+    container: str
+    shares: tuple[Share, ...]
+    starts: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Pod uid, container and resource: what there is one record for."""
+        return (self.pod_uid, self.container, self.resource)
+
+    @property
+    def owner(self) -> str:
+        """``namespace/pod/container`` for people."""
+        return f"{self.namespace}/{self.pod}/{self.container}"
+
+
+class Ledger:
+    """The records, in memory and in a file. Blocking where it writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._records: dict[tuple[str, str, str], Record] = {}
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(tuple(self._records.values()))
+
+    def get(self, pod_uid: str, container: str, resource: str) -> Record | None:
+        """The record of a container."""
+        return self._records.get((pod_uid, container, resource))
+
+    def with_ids(self, resource: str, ids: Collection[str]) -> tuple[Record, ...]:
+        """The records that were made for exactly these ids."""
+        wanted = frozenset(ids)
+        return tuple(r for r in self if r.resource == resource and r.ids == wanted)
+
+    def put(self, *records: Record) -> None:
+        """Remember these, in place of what was known of the same containers, and write.
+
+        Raises `OSError` when the file cannot be written; nothing is remembered then.
+        """
+        self._commit({**self._records, **{record.key: record for record in records}})
+
+    def remove(self, records: Iterable[Record]) -> None:
+        """Forget these, and write. Raises as `put`."""
+        gone = {record.key for record in records}
+        if gone & self._records.keys():
+            self._commit({k: r for k, r in self._records.items() if k not in gone})
+
+    def load(self) -> None:
+        """Read what an agent before us knew; a missing file means nothing.
+
+        Raises `LedgerError` for a file that is not ours, damaged, or from a version to come; the
+        ledger is empty then.
+        """
+        self._records = {}
+        try:
+            if self._path.stat().st_size > MAX_BYTES:
+                raise LedgerError(f"{self._path}: larger than {MAX_BYTES} bytes")
+            document = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, RecursionError) as error:
+            raise LedgerError(f"{self._path}: not readable: {error}") from None
+        self._records = {record.key: record for record in self._parse(document)}
+
+    def _parse(self, document: Any) -> list[Record]:
+        try:
+            version, stated, data = document["version"], document["checksum"], document["grants"]
+            if version != VERSION:
+                raise LedgerError(f"{self._path}: version {version!r:.20}, this reads {VERSION}")
+            if stated != _checksum(data):
+                raise LedgerError(f"{self._path}: the checksum does not fit the content")
+            return [_record(item) for item in data]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise LedgerError(f"{self._path}: not a grants file: {error!r}") from None
+
+    def _commit(self, records: dict[tuple[str, str, str], Record]) -> None:
+        data = [_plain(record) for record in records.values()]
+        content = json.dumps({"version": VERSION, "checksum": _checksum(data), "grants": data})
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(content)
+            Path(name).replace(self._path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        self._records = records
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    return {**asdict(record), "ids": sorted(record.ids)}
+
+
+def _record(item: Mapping[str, Any]) -> Record:
+    return Record(
+        **{
+            **item,
+            "ids": frozenset(item["ids"]),
+            "shares": tuple(Share(**share) for share in item["shares"]),
+        }
+    )
+
+
+def _checksum(data: list[dict[str, Any]]) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
