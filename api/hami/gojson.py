@@ -1,0 +1,127 @@
+"""JSON to the byte as Go's ``encoding/json`` writes it, and read without its or Python's extras."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar
+
+from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.hami.text import bounded, counted, shows_control
+
+__all__ = ["Json", "dumps", "frozen", "loads_list", "member", "struct"]
+
+Json: TypeAlias = (
+    "bool | int | float | str | tuple[Json, ...] | list[Json] | Mapping[str, Json] | None"
+)
+
+T = TypeVar("T", str, int, bool, dict[str, Any])
+
+DEEPEST = 16
+"""Levels of an object that is carried along unread."""
+
+_ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_KINDS = {str: "text", int: "a whole number", bool: "true or false", dict: "an object"}
+
+
+def dumps(value: Json) -> str:
+    """A value as Go writes it: no blanks, keys in order, characters escaped that HTML minds."""
+    if isinstance(value, Mapping):
+        members = (f"{dumps(key)}:{dumps(value[key])}" for key in sorted(value))
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(dumps, value)) + "]"
+    if isinstance(value, float):
+        return _number(value)
+    return json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
+
+
+def struct(members: Iterable[tuple[str, Json]], always: tuple[str, ...] = ()) -> str:
+    """A Go structure: members in their own order, and without those that are zero or empty."""
+    shown = (f'"{name}":{dumps(value)}' for name, value in members if value or name in always)
+    return "{" + ",".join(shown) + "}"
+
+
+def loads_list(text: str, annotation: str) -> list[dict[str, Any]]:
+    """The members of a list of at most `MOST_ENTRIES` objects. Raises `AnnotationError`."""
+    try:
+        value = json.loads(bounded(text, annotation), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = f"not JSON ({error})" if isinstance(error, json.JSONDecodeError) else "not JSON"
+        raise AnnotationError(annotation, reason, "write a JSON list", text) from None
+    if not isinstance(value, list):
+        raise AnnotationError(annotation, "not a list", "write a JSON list", text)
+    counted(len(value), annotation)
+    for entry in value:
+        if type(entry) is not dict:
+            raise AnnotationError(
+                annotation, "not an object", "write a list of {...}", _shown(entry)
+            )
+    return value
+
+
+def member(entry: Mapping[str, Any], key: str, kind: type[T], annotation: str) -> T | None:
+    """One member of an object, None when it is missing or null. Raises `AnnotationError`.
+
+    True is no number here, a number with a point is none either, and text has no control
+    characters.
+    """
+    value = entry.get(key)
+    if value is None:
+        return None
+    if type(value) is not kind:
+        raise AnnotationError(
+            annotation, f"{key} is not {_KINDS[kind]}", "correct it", _shown(value)
+        )
+    if type(value) is str and shows_control(value):
+        raise AnnotationError(annotation, f"{key} has control characters", "remove them", value)
+    return value
+
+
+def frozen(entry: Mapping[str, Any], annotation: str, depth: int = DEEPEST) -> Mapping[str, Json]:
+    """An object that nobody can change any more, nor its members. Raises `AnnotationError`."""
+    return MappingProxyType(
+        {
+            _clean(key, annotation): _frozen(value, annotation, depth - 1)
+            for key, value in entry.items()
+        }
+    )
+
+
+def _frozen(value: object, annotation: str, depth: int) -> Json:
+    if depth < 0:
+        raise AnnotationError(annotation, f"more than {DEEPEST} levels deep", "write it flatter")
+    if isinstance(value, dict):
+        return frozen(value, annotation, depth)
+    if isinstance(value, list):
+        return tuple(_frozen(item, annotation, depth - 1) for item in value)
+    if isinstance(value, str):
+        return _clean(value, annotation)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise AnnotationError(annotation, "a number beyond 64 bits", "write a smaller one")
+    return value if isinstance(value, int | float) else None
+
+
+def _clean(text: str, annotation: str) -> str:
+    if shows_control(text):
+        raise AnnotationError(annotation, "control characters", "remove them", text)
+    return text
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(name)
+
+
+def _shown(value: object) -> str:
+    return "" if isinstance(value, dict | list) else json.dumps(value)
+
+
+def _number(value: float) -> str:
+    """The fewest digits that mean this number; an exponent only outside 1e-6 to 1e21."""
+    if value == 0 or 1e-6 <= abs(value) < 1e21:
+        return f"{Decimal(repr(value)):f}".removesuffix(".0")
+    digits, _, exponent = repr(value).partition("e")
+    return f"{digits}e{int(exponent):+d}"
