@@ -12,7 +12,7 @@ import enum
 import re
 from dataclasses import dataclass
 
-__all__ = ["Format", "Quantity", "QuantityError"]
+__all__ = ["NANO", "Format", "Quantity", "QuantityError"]
 
 NANO = 10**9
 """Amounts are kept in billionths, the smallest unit there is."""

@@ -243,7 +243,7 @@ async def main() -> None:
     await with_agent(10, "envvar", "standalone", standalone)
     await with_agent(160, "envvar", "standalone", many)
     await with_agent(10, "cdi-cri", "standalone", by_cdi)
-    await with_agent(20, "cdi-cri", "deferred", deferred)
+    await with_agent(20, "cdi-cri", "standalone-deferred", deferred)
     times = []
     for _ in range(5):
         started = time.perf_counter()

@@ -17,6 +17,9 @@ import structlog
 from deviceplugin import registry
 from deviceplugin.allocation.allocator import Surroundings
 from deviceplugin.allocation.deferred import GrantSource, ShareOfIds
+from deviceplugin.allocation.modes import Mode
+from deviceplugin.allocation.standalone import Standalone
+from deviceplugin.apiserver.client import Api
 from deviceplugin.cdi import sweep_temporaries
 from deviceplugin.config import Config, vendor_settings
 from deviceplugin.health import HealthPolicy
@@ -28,8 +31,12 @@ from deviceplugin.metrics import Metrics
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.runtime import NodePlaces, VendorRuntime
+from deviceplugin.scheduled.announcer import Announcer
+from deviceplugin.scheduled.deferred import Deferred
+from deviceplugin.scheduled.locked import Locked
+from deviceplugin.scheduled.node import ScheduledNode
 from deviceplugin.splitting import Table
-from deviceplugin.vendor import Vendor
+from deviceplugin.vendor import ResourcePlan, Vendor
 
 RECONCILE_SECONDS = float(os.environ.get("DEVICEPLUGIN_RECONCILE_SECONDS", "30"))
 """Between two questions to kubelet who holds what."""
@@ -48,12 +55,17 @@ class Agent:
         metrics: Metrics | None = None,
         grant_source: Callable[[Config], GrantSource] = lambda _: ShareOfIds(),
         reconcile: float = RECONCILE_SECONDS,
+        api: Callable[[], Api] = Api,
     ) -> None:
         self.config = config
         self.metrics = metrics or Metrics()
         self.readiness = Readiness(self.metrics)
         self.runtimes: dict[str, VendorRuntime] = {}
+        self.scheduled: ScheduledNode | None = None
+        """What scheduled allocation knows of this node; None in standalone modes."""
+        self.announcer: Announcer | None = None
         self._found, self._grant_source, self._reconcile = found, grant_source, reconcile
+        self._api = api
         self._new_config = asyncio.Event()
         self._log = structlog.get_logger()
 
@@ -84,6 +96,10 @@ class Agent:
         """Serve one configuration; sockets are gone when this ends."""
         self.runtimes = {}
         pod_resources = PodResources(Path(config.paths.pod_resources_socket))
+        self.scheduled = self.announcer = None
+        if config.allocation.startswith("scheduled"):
+            self.scheduled = self._scheduled_node(config, pod_resources)
+            self.announcer = Announcer(self.scheduled, self.readiness)
         around = self._surroundings(config, pod_resources)
         if config.uses_cdi:
             with contextlib.suppress(OSError):
@@ -92,6 +108,9 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_directories(config, around))
                 tasks.create_task(self._ask_kubelet(pod_resources))
+                if self.scheduled and self.announcer:
+                    tasks.create_task(self.scheduled.run())
+                    tasks.create_task(self.announcer.run())
                 while True:
                     for name, vendor in self._present(config).items():
                         if name not in self.runtimes:
@@ -155,6 +174,7 @@ class Agent:
             self.metrics,
             self.readiness,
             former,
+            self.announcer.offer if self.announcer else None,
         )
         self.runtimes[vendor.name] = runtime
         tasks.create_task(self._supervise(runtime), name=vendor.name)
@@ -180,10 +200,36 @@ class Agent:
                 annotation_prefix=config.cdi_annotation_prefix,
             ),
             store=SpecStore(Path(config.paths.cdi_dir)),
-            pod_resources=pod_resources,
+            mode=self._modes(config, pod_resources),
             policy=config.allocation_policy,
             host_root=Path(config.paths.host_root),
-            deferred=self._grant_source(config) if config.allocation == "deferred" else None,
+            scored=config.topology_score,
+        )
+
+    def _modes(self, config: Config, pod_resources: PodResources) -> Callable[[ResourcePlan], Mode]:
+        """The mode of each resource: one that no scheduler knows is kubelet's to hand out."""
+        deferred = config.allocation == "standalone-deferred"
+        standalone = Standalone(pod_resources, self._grant_source(config) if deferred else None)
+        node = self.scheduled
+
+        def mode(plan: ResourcePlan) -> Mode:
+            if node is None or plan.keys is None:
+                return standalone
+            node.served[plan.resource] = plan.keys
+            if node.deferred:
+                return Deferred(node, plan.keys)
+            return Locked(node, plan.keys, config.lockless)
+
+        return mode
+
+    def _scheduled_node(self, config: Config, pod_resources: PodResources) -> ScheduledNode:
+        return ScheduledNode(
+            config.node_name,
+            self._api(),
+            pod_resources,
+            Path(config.paths.plugin_dir),
+            Path(config.paths.run_dir),
+            deferred=config.allocation == "scheduled-deferred",
         )
 
     async def _watch_directories(self, config: Config, around: Surroundings) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,10 +35,12 @@ from deviceplugin.probe.supervisor import (
 )
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
+from deviceplugin.scheduled.registration import Offer, offer
 from deviceplugin.vendor import (
     InventoryWriter,
     NodeBackend,
     Planner,
+    Registrar,
     ResourcePlan,
     Safeguarded,
     Vendor,
@@ -83,13 +85,17 @@ class VendorRuntime:
         metrics: Metrics,
         readiness: Readiness,
         former: Mapping[str, splitting.Table] | None = None,
+        announce: Callable[[str, Offer | None], None] | None = None,
     ) -> None:
-        """`former` are the tables of the configuration before: what is held of them is kept."""
+        """`former` are the tables of the configuration before: what is held of them is kept.
+        `announce` is told what each resource has to offer to schedulers, where there are any.
+        """
         self.name = vendor.name
         self._vendor, self._backend, self._around = vendor, backend, around
         self._places, self._policy = places, policy
         self._metrics, self._readiness = metrics, readiness
         self._former = dict(former or {})
+        self._announce = announce
         self._probe = Probe(vendor, settings, timing, self._probed)
         self._inventory = health.Inventory()
         self._specs: Sequence[Spec] = ()
@@ -225,6 +231,15 @@ class VendorRuntime:
                 served.allocator.inventory = self._specs
                 served.resource.publish(table, impediment)
             self._count(self._served[plan.resource].resource)
+            self._offer(plan, table)
+
+    def _offer(self, plan: ResourcePlan, table: splitting.Table) -> None:
+        if self._announce is None:
+            return
+        devices = None
+        if isinstance(self._backend, Registrar) and plan.keys is not None:
+            devices = self._backend.registered(plan, self._inventory.snapshot())
+        self._announce(plan.resource, offer(plan, table, devices, scored=self._around.scored))
 
     def _plans(self) -> Sequence[ResourcePlan]:
         snapshot = self._inventory.snapshot()
@@ -260,6 +275,8 @@ class VendorRuntime:
         self._readiness.clear(name)
         self._readiness.clear(f"{name} impediment")
         self._metrics.forget_resource(name)
+        if self._announce is not None:
+            self._announce(name, None)
         self._log.info("resource withdrawn", resource=name)
 
     async def _impediment(self, plan: ResourcePlan) -> str:

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+from deviceplugin.api.hami.keys import VendorKeys
+from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.cdi.model import DeviceNode, Hook, Mount, Spec
 
 __all__ = [
@@ -38,12 +40,14 @@ __all__ = [
     "InventoryWriter",
     "Mount",
     "NodeBackend",
+    "NodeDevice",
     "Owner",
     "Partitioner",
     "PhysicalDevice",
     "Planner",
     "PreStarter",
     "Preferrer",
+    "Registrar",
     "Replicas",
     "ResourcePlan",
     "RuntimeExposed",
@@ -53,6 +57,7 @@ __all__ = [
     "Spec",
     "Split",
     "Vendor",
+    "VendorKeys",
     "VendorSettings",
 ]
 
@@ -163,11 +168,17 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class ResourcePlan:
-    """One extended resource: its name, the uuids of its devices in order, and their split."""
+    """One extended resource: its name, the uuids of its devices in order, and their split.
+
+    `keys` are the annotations by which schedulers hand it out (`api.hami.keys`); None for a
+    resource that kubelet alone hands out. `mode` is the operating mode that they are told.
+    """
 
     resource: str
     devices: tuple[str, ...]
     split: Split = Split()
+    keys: VendorKeys | None = None
+    mode: str = ""
 
 
 # --- what a container gets ---------------------------------------------------------------------
@@ -188,12 +199,18 @@ class Grant:
     memory_mib: int | None = None
     cores_percent: int | None = None
     memory_scaling: float = 1.0
+    slot: str = ""
+    """Which hardware partition of the device a scheduler means, ``geometry-position``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Who holds a grant. `allocation_id` is always known and is a legal file and CDI name;
     pod and container are empty where kubelet has not said who asks.
+
+    `scheduled` says that a scheduler decided on the grant; then `environment` are the variables
+    with a literal value in the container's own specification and `pod_annotations` the pod's
+    annotations, all written by strangers.
     """
 
     resource: str
@@ -202,6 +219,9 @@ class Owner:
     pod_namespace: str = ""
     pod_name: str = ""
     container: str = ""
+    scheduled: bool = False
+    environment: Mapping[str, str] = field(default_factory=_empty, hash=False)
+    pod_annotations: Mapping[str, str] = field(default_factory=_empty, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,6 +355,14 @@ class Planner(Protocol):
         """The resources of this node. Pure. Raises `ValueError` when the devices and the
         configuration contradict each other.
         """
+
+
+@runtime_checkable
+class Registrar(Protocol):
+    """Schedulers know more of the devices than count, memory, cores, NUMA node and health."""
+
+    def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
+        """The devices of a resource as its schedulers read them. Pure."""
 
 
 @runtime_checkable

@@ -1,36 +1,29 @@
-"""Decides one resource's allocations: checks the ids, asks the vendor, renders, prepares the node.
-
-In the standalone mode kubelet's ids *are* the allocation. Nothing is known of the pod at
-Allocate, so everything follows from the ids: which devices, which share, which name. Equal ids
-give equal answers at any time, so a repeated Allocate, a restart and a wiped CDI directory
-end well without a file of our own.
+"""Decides one resource's allocations: checks the ids, asks the mode what they stand for and the
+vendor what that needs, renders it and prepares the node.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deviceplugin.allocation.deferred import GrantSource
 from deviceplugin.allocation.identity import allocation_id
+from deviceplugin.allocation.modes import Ask, Granted, Mode
 from deviceplugin.allocation.preferred import NotEnoughDevicesError, preferred
 from deviceplugin.cdi import CDIError, Spec
 from deviceplugin.injection import render
 from deviceplugin.injection.render import CannotInjectError, Injection, Strategy
 from deviceplugin.injection.store import SpecStore
-from deviceplugin.kubelet.podresources import PodResources, PodResourcesError, holder
 from deviceplugin.kubelet.resource import Resource
 from deviceplugin.refusal import Blame, RefusalError
-from deviceplugin.splitting import Table, grants
+from deviceplugin.splitting import Table
 from deviceplugin.vendor import (
     ContainerEdits,
     Exposure,
-    Grant,
     HostDirectory,
     NodeBackend,
-    Owner,
     Preferrer,
     PreStarter,
     ResourcePlan,
@@ -45,11 +38,12 @@ class Surroundings:
 
     strategy: Strategy
     store: SpecStore
-    pod_resources: PodResources
+    mode: Callable[[ResourcePlan], Mode]
+    """How what a container gets of a resource is decided."""
     policy: str = "distributed"
     host_root: Path = Path("/")
-    deferred: GrantSource | None = None
-    """Set where allocation is deferred: who says what a container gets."""
+    scored: bool = False
+    """Whether schedulers are told how well devices are connected."""
 
 
 class ResourceAllocator:
@@ -67,8 +61,8 @@ class ResourceAllocator:
         self._resource = resource
         self.plan = plan
         self.inventory: Sequence[Spec] = ()
-        deferred = around.deferred is not None
-        self.pre_start_required = deferred or isinstance(backend, PreStarter)
+        self._mode = around.mode(plan)
+        self.pre_start_required = self._mode.verifies or isinstance(backend, PreStarter)
 
     def prefer(
         self, available: Sequence[str], must_include: Sequence[str], size: int
@@ -95,41 +89,37 @@ class ResourceAllocator:
             impediment = await asyncio.to_thread(self._backend.impediment, self.plan)
             if impediment:
                 raise RefusalError(f"{self._resource.name}: {impediment}", "impediment", Blame.NODE)
-        owner = self._owner(ids)
-        if self._around.deferred is not None:
-            return render.deferred(self._vendor, owner.allocation_id, self._around.strategy)
-        injection = self.injection(table, ids, owner)
-        await self._prepare(injection, owner.allocation_id)
+        ask = self._ask(table, ids)
+        if self._mode.deferred:
+            return render.deferred(self._vendor, ask.allocation_id, self._around.strategy)
+        granted = await self._mode.decide(ask)
+        try:
+            injection = self.injection(granted)
+            await self._prepare(injection, ask.allocation_id)
+            await self._mode.commit(ask, granted)
+        except RefusalError as refusal:
+            await self._mode.abandon(ask, granted, str(refusal))
+            raise
         return injection
 
     async def pre_start(self, ids: Sequence[str]) -> None:
-        """Write what a deferred allocation named, and run the vendor's own preparation."""
+        """Prove who starts, write what the answer to Allocate named, and run the vendor's own
+        preparation.
+        """
         table = self._resource.table
-        known = self.checked(ids, table, health=False)
-        owner = await self._identified(known)
-        granted: Sequence[Grant] = grants(table, known)
-        if self._around.deferred is not None:
-            granted = await self._around.deferred.grants(owner, granted)
-            edits, exposure = self._edits(granted, owner), self._exposure()
-            try:
-                spec = render.deferred_spec(
-                    self._vendor,
-                    owner.allocation_id,
-                    granted,
-                    edits,
-                    exposure,
-                    self.inventory,
-                    self._around.strategy,
-                )
-            except CannotInjectError as error:
-                raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
-            prepared = Injection(spec=spec, host_directories=edits.host_directories)
-            await self._prepare(prepared, owner.allocation_id)
+        ask = self._ask(table, self.checked(ids, table, health=False))
+        granted = await self._mode.start(ask)
+        if self._mode.deferred:
+            await self._write_deferred(ask, granted)
+        elif self._mode.verifies:
+            # Ids that a pod's containers hold one after the other share one specification.
+            await self._prepare(self.injection(granted), ask.allocation_id)
         if isinstance(self._backend, PreStarter):
             try:
-                await asyncio.to_thread(self._backend.pre_start, granted, owner)
+                await asyncio.to_thread(self._backend.pre_start, granted.grants, granted.owner)
             except ValueError as error:
                 raise RefusalError(str(error), "pre-start", Blame.NODE) from None
+        await self._mode.started(ask, granted)
 
     def checked(self, ids: Sequence[str], table: Table, *, health: bool = True) -> list[str]:
         """The ids, each once, in the table's order. Raises `RefusalError` for what is not ours."""
@@ -159,23 +149,21 @@ class ResourceAllocator:
                     )
         return [identity for identity in table.virtual if identity in chosen]
 
-    def injection(self, table: Table, ids: Sequence[str], owner: Owner) -> Injection:
-        """The injection of these ids, a pure function of ids, table and plan.
-
-        Raises `RefusalError`.
-        """
-        granted = grants(table, list(ids))
+    def injection(self, granted: Granted) -> Injection:
+        """The injection of a grant, a pure function of grant and plan. Raises `RefusalError`."""
         try:
-            return render.render(
+            injection = render.render(
                 self._vendor,
-                owner.allocation_id,
-                granted,
-                self._edits(granted, owner),
+                granted.owner.allocation_id,
+                granted.grants,
+                self._edits(granted),
                 self._exposure(),
                 self._around.strategy,
             )
         except CannotInjectError as error:
             raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
+        annotations = {**injection.annotations, **granted.annotations}
+        return replace(injection, annotations=annotations)
 
     def name_of(self, ids: Collection[str]) -> str:
         """The allocation's name, under which its specification is kept."""
@@ -185,44 +173,45 @@ class ResourceAllocator:
         """Write the specification of an allocation again that a wiped directory lost; False where
         the ids are not ours to explain any more or nothing was missing.
         """
-        table, owner = self._resource.table, self._owner(ids)
-        store = self._around.store
-        if not set(ids) <= table.virtual.keys() or store.holds(self._vendor, owner.allocation_id):
+        table, store = self._resource.table, self._around.store
+        if not set(ids) <= table.virtual.keys() or store.holds(self._vendor, self.name_of(ids)):
             return False
-        if self._around.deferred is not None:
-            return False  # PreStartContainer writes it at every start
-        injection = self.injection(table, self.checked(ids, table, health=False), owner)
-        await self._prepare(injection, owner.allocation_id)
+        ask = self._ask(table, self.checked(ids, table, health=False))
+        granted = self._mode.known(ask)
+        if granted is None:
+            return False
+        if self._mode.deferred:
+            await self._write_deferred(ask, granted)
+            return True
+        injection = self.injection(granted)
+        await self._prepare(injection, ask.allocation_id)
         return injection.spec is not None
 
-    def _owner(self, ids: Sequence[str]) -> Owner:
-        return Owner(self._resource.name, allocation_id(self._resource.name, ids))
+    def _ask(self, table: Table, ids: Sequence[str]) -> Ask:
+        name = allocation_id(self._resource.name, ids)
+        return Ask(self._vendor, self.plan, table, tuple(ids), name)
 
-    async def _identified(self, ids: Sequence[str]) -> Owner:
-        """The owner with the pod and container that kubelet names for these ids."""
-        owner = self._owner(ids)
+    async def _write_deferred(self, ask: Ask, granted: Granted) -> None:
+        edits = self._edits(granted)
         try:
-            found = holder(await self._around.pod_resources.holdings(), owner.resource, ids)
-        except PodResourcesError as error:
-            raise RefusalError(str(error), "pod-resources", Blame.TRY_AGAIN) from None
-        if len({(item.namespace, item.pod) for item in found}) > 1:
-            names = ", ".join(sorted(f"{item.namespace}/{item.pod}" for item in found))
-            raise RefusalError(
-                f"kubelet lists these ids of {owner.resource} for several pods: {names}",
-                "ambiguous-holder",
-                Blame.TRY_AGAIN,
+            spec = render.deferred_spec(
+                self._vendor,
+                ask.allocation_id,
+                granted.grants,
+                edits,
+                self._exposure(),
+                self.inventory,
+                self._around.strategy,
             )
-        if not found:
-            return owner
-        # An init container's ids go on to a later container: the app container is the one listed.
-        first = found[0]
-        return replace(
-            owner, pod_namespace=first.namespace, pod_name=first.pod, container=first.container
-        )
+        except CannotInjectError as error:
+            raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
+        prepared = Injection(spec=spec, host_directories=edits.host_directories)
+        await self._prepare(prepared, ask.allocation_id)
 
-    def _edits(self, granted: Sequence[Grant], owner: Owner) -> ContainerEdits:
+    def _edits(self, granted: Granted) -> ContainerEdits:
+        owner = granted.owner
         try:
-            return self._backend.edits(granted, owner)
+            return self._backend.edits(granted.grants, owner)
         except ValueError as error:
             raise RefusalError(f"{owner.resource}: {error}", "vendor-refused", Blame.NODE) from None
         except Exception as error:

@@ -166,7 +166,7 @@ def _ended(statuses: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _failures(status: Mapping[str, Any]) -> int:
-    """`restartCount` rises only when the next try runs, so a try that has ended counts beside it."""
+    """`restartCount` rises only when the next try runs: one that has ended counts beside it."""
     state, last = status.get("state") or {}, status.get("lastState") or {}
     over = "terminated" in state or ("waiting" in state and "terminated" in last)
     return int(status.get("restartCount") or 0) + over

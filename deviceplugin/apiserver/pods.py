@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from deviceplugin.apiserver.client import PODS, Api, ApiError, Path
 from deviceplugin.apiserver.objects import Pod, pod
@@ -46,8 +47,7 @@ class Pods:
 
     async def news(self, seconds: float) -> None:
         """Wait for any change, at most so long."""
-        before = self._reflector.changes
-        await self._reflector.wait_for(lambda: self._reflector.changes != before, seconds)
+        await self._reflector.news(seconds)
 
     async def wait_for(self, found: Callable[[], bool], seconds: float) -> bool:
         """Wait until `found` holds; False when it never did."""
@@ -63,6 +63,10 @@ class Pods:
             if error.is_missing:
                 return None
             raise
+
+    def learn(self, item: Mapping[str, Any]) -> None:
+        """Take in what the API server answered to a write of ours, ahead of the watch."""
+        self._reflector.learn(item)
 
     def _seen(self, change: Change[Pod]) -> None:
         if change.old is not None and self._by_uid.get(change.old.uid) == change.old:

@@ -108,6 +108,11 @@ class Reflector(Generic[T]):
             del self._waiting[waiter]
         return True
 
+    async def news(self, seconds: float) -> None:
+        """Wait for any change, at most so long."""
+        before = self.changes
+        await self.wait_for(lambda: self.changes != before, seconds)
+
     def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
         delay, version = BACKOFF_FIRST, ""
         while not self._stopping.is_set():
@@ -206,6 +211,13 @@ class Reflector(Generic[T]):
             loop.call_soon_threadsafe(function, *args)
 
     # --- on the loop ---
+
+    def learn(self, item: Mapping[str, Any]) -> None:
+        """Take in an object that a write was answered with, ahead of the watch. An older event
+        that is still under way may undo this for a moment.
+        """
+        if _key(item) in self.objects:
+            self._set(_key(item), self._projected(item))
 
     def _replace(self, found: dict[str, T]) -> None:
         for key in self.objects.keys() - found.keys():

@@ -191,10 +191,30 @@ OPTIONS: tuple[Option, ...] = (
         "allocation",
         "allocation",
         "allocation",
-        choice("standalone", "deferred"),
+        choice("standalone", "standalone-deferred", "scheduled-deferred", "scheduled-locked"),
         "standalone",
-        "standalone: kubelet's choice is the allocation. deferred: the container's devices are "
-        "fixed right before its start (needs a CDI strategy).",
+        "Who decides what a container gets, and when. standalone: kubelet, by the devices it "
+        "picks. scheduled-*: a scheduler that speaks HAMi's annotations. *-deferred: handed over "
+        "right before the container starts (needs a CDI strategy). scheduled-locked: at once, "
+        "to the pod that the node's lock names.",
+    ),
+    _agent(
+        "lockless",
+        "lockless",
+        "lockless",
+        choice("refuse", "verify"),
+        "refuse",
+        "With scheduled-locked, where no lock names a pod (Volcano): refuse, or take the pod that "
+        "was bound first and verify it before it starts.",
+    ),
+    Option(
+        ("--enable-topology-score",),
+        ("ENABLE_TOPOLOGY_SCORE",),
+        "topology_score",
+        "agent.topologyScore",
+        FLAG,
+        False,
+        "Tell schedulers how well each two devices are connected.",
     ),
     _agent(
         "isolation",

@@ -58,9 +58,20 @@ _RULES = (
     _Rule(
         ("allocation", "device_list_strategy"),
         "agent.allocation",
-        lambda config: config.allocation == "deferred" and not config.uses_cdi,
+        lambda config: config.allocation.endswith("deferred") and not config.uses_cdi,
         "deferred allocation needs CDI",
-        "add cdi-cri or cdi-annotations to --device-list-strategy, or use standalone",
+        "add cdi-cri or cdi-annotations to --device-list-strategy, or use standalone or "
+        "scheduled-locked",
+    ),
+    _Rule(
+        ("allocation", "device_list_strategy"),
+        "agent.allocation",
+        lambda config: (
+            config.allocation == "scheduled-deferred"
+            and any(not name.startswith("cdi-") for name in config.device_list_strategy)
+        ),
+        "with deferred grants only CDI carries devices: other strategies would hand over nothing",
+        "leave just cdi-cri or cdi-annotations in --device-list-strategy, or use scheduled-locked",
     ),
     _Rule(
         ("health.failures", "health.window"),

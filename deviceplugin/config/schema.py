@@ -110,6 +110,8 @@ class Config:
     cdi_annotation_prefix: str
     allocation_policy: str
     allocation: str
+    lockless: str
+    topology_score: bool
     fail_on_init_error: bool
     isolation: str
     paths: Paths

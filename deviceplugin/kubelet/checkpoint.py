@@ -8,11 +8,16 @@ no API, so it only ever adds evidence: what it lacks or contradicts makes us wai
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
 
 FILE_NAME = "kubelet_internal_checkpoint"
 MAX_BYTES = 64 * 1024 * 1024
@@ -26,6 +31,16 @@ class Entry:
     container: str
     resource: str
     ids: frozenset[str]
+    answer: str = ""
+    """The answer to Allocate as kubelet keeps it: a serialized message in base64."""
+
+    def annotations(self) -> Mapping[str, str]:
+        """The annotations of that answer; none where it cannot be read."""
+        try:
+            message = pb.ContainerAllocateResponse.FromString(base64.b64decode(self.answer))
+        except (ValueError, DecodeError):
+            return {}
+        return dict(message.annotations)
 
 
 class Checkpoint:

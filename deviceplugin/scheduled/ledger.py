@@ -27,21 +27,21 @@ class LedgerError(ValueError):
 class Share:
     """A part of one device: memory in MiB, cores in percent; 0 cores mean no limit.
 
-    `slot` is the position of a hardware partition as the wire names it (``1-0``), `partition` the
-    uuid of the partition that serves it; both empty for a share that is limited by software.
+    `slot` is the hardware partition that the scheduler means (``1-0``), empty for a share that is
+    limited by software.
     """
 
     uuid: str
     memory_mib: int
     cores_percent: int
     slot: str = ""
-    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One container's grant of one resource and the ids that kubelet gave for it.
 
+    `init` marks ordinary init containers, whose devices later containers of the pod use again.
     `starts` counts how often kubelet announced its start.
     """
 
@@ -53,6 +53,7 @@ class Record:
     pod: str
     container: str
     shares: tuple[Share, ...]
+    init: bool = False
     starts: int = 0
 
     @property

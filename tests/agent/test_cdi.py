@@ -22,7 +22,7 @@ def environment(oci: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("strategy", ["cdi-cri", "cdi-annotations"])
-@pytest.mark.parametrize("allocation", ["standalone", "deferred"])
+@pytest.mark.parametrize("allocation", ["standalone", "standalone-deferred"])
 async def test_limits_beat_the_pods_own_environment(
     node: Any, strategy: str, allocation: str
 ) -> None:
@@ -78,7 +78,7 @@ async def test_specifications_of_ended_pods_are_removed(
 
 
 async def test_deferred_without_pod_resources_does_not_start_and_recovers(node: Any) -> None:
-    node.start_agent(SMALL, device_list_strategy=("cdi-cri",), allocation="deferred")
+    node.start_agent(SMALL, device_list_strategy=("cdi-cri",), allocation="standalone-deferred")
     await node.kubelet.wait_registered(node.resource)
     result = await node.kubelet.admit(pod(node, "one"))
     node.kubelet.pod_resources.down = True

@@ -15,8 +15,8 @@ MPS = "sharing: {mps: {resources: [{name: gpu, replicas: 2}]}}\n"
         (MPS, {}, "MPS needs a directory"),
         (MPS, {"mps_root": "/mps", "mig_strategy": "mixed"}, "MPS does not go with"),
         (MPS.replace("gpu", "mig-1g.5gb"), {"mps_root": "/mps"}, "MIG instances cannot"),
-        ("", {"allocation": "deferred"}, "deferred allocation needs CDI"),
-        ("", {"allocation": "deferred", "device_list_strategy": "envvar,volume-mounts"},
+        ("", {"allocation": "standalone-deferred"}, "deferred allocation needs CDI"),
+        ("", {"allocation": "standalone-deferred", "device_list_strategy": "envvar,volume-mounts"},
          "deferred allocation needs CDI"),
         ("agent: {health: {failures: 3, window: 2}}", {}, "more failures than probes"),
         ("agent: {probe: {backoffFirst: 9s, backoffMost: 8s}}", {}, "the longest wait"),
@@ -36,8 +36,8 @@ def test_values_that_contradict_each_other_are_refused(
         (MPS, {"mps_root": "/mps"}),
         (MPS, {"mps_root": "/mps", "mig_strategy": "single"}),
         (MPS.replace("mps", "timeSlicing"), {"mig_strategy": "mixed"}),
-        ("", {"allocation": "deferred", "device_list_strategy": "envvar,cdi-annotations"}),
-        ("", {"allocation": "deferred", "device_list_strategy": "cdi-cri"}),
+        ("", {"allocation": "standalone-deferred", "device_list_strategy": "envvar,cdi-annotations"}),
+        ("", {"allocation": "standalone-deferred", "device_list_strategy": "cdi-cri"}),
         ("agent: {health: {failures: 3, window: 3}}", {}),
     ],
 )
@@ -48,14 +48,14 @@ def test_neighbours_of_the_refused_values_are_allowed(
 
 
 def test_the_blame_goes_to_the_source_of_the_first_value(loader: Any) -> None:
-    problem = loader.problem(argv={"allocation": "deferred"})
+    problem = loader.problem(argv={"allocation": "standalone-deferred"})
     assert (problem.source, problem.path, problem.value) == (
         "--allocation",
         "agent.allocation",
-        "deferred",
+        "standalone-deferred",
     )
 
 
 def test_no_rule_judges_the_stand_in_of_a_value_that_was_refused(loader: Any) -> None:
-    argv = {"allocation": "deferred", "device_list_strategy": "cdi-crio"}
+    argv = {"allocation": "standalone-deferred", "device_list_strategy": "cdi-crio"}
     assert [problem.path for problem in loader.problems(argv=argv)] == ["--device-list-strategy"]

@@ -80,13 +80,13 @@ class Story:
         self._note("pod survived", by_env=await cluster.is_running("by-env"))
         await self._pod("by CDI, own variable loses", "by-cdi", 1, {VARIABLES[0]: "9m"})
 
-        await self._restart_agent("cdi-cri", "deferred")
+        await self._restart_agent("cdi-cri", "standalone-deferred")
         await self._amounts("agent restarted with deferred allocation", 20, 20)
         await self._pod("deferred, own variable loses", "deferred", 2, {VARIABLES[0]: "9m"})
 
         fault = {"at": 0, "device": 0, "fault": "unhealthy", "reason": "test"}
         fault["until"] = cluster.fault_seconds
-        await self._restart_agent("cdi-cri", "deferred", faults=[fault])
+        await self._restart_agent("cdi-cri", "standalone-deferred", faults=[fault])
         await self._amounts("a card is unhealthy", 20, 10)
         await self._amounts("and back", 20, 20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deviceplugin.api.hami.keys import MUTEX_LOCK, VENDORS, Registration, VendorKeys
 from deviceplugin.vendor import VendorSettings
 from deviceplugin.vendors.mock import VENDOR, reading
 from deviceplugin.vendors.mock.fields import Fields, nearest, shown
@@ -23,18 +24,29 @@ KEYS = (
     "exposure",
     "faults",
     "startedAt",
+    "word",
 )
 SOURCE = "section mock"
+
+KEYS_OF_OUR_OWN = VendorKeys(
+    common_word="mock",
+    registration=Registration.JSON,
+    register="mock.deviceplugin.dev/node-register",
+    lock=MUTEX_LOCK,
+    to_allocate="mock.deviceplugin.dev/devices-to-allocate",
+    allocated="mock.deviceplugin.dev/devices-allocated",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """What is served, since when (unix seconds; None: since the first discovery), and what the
-    section says that nobody understands.
+    section says that nobody understands. `keys` are the annotations that schedulers use.
     """
 
     profile: Profile
     started_at: float | None = None
+    keys: VendorKeys = KEYS_OF_OUR_OWN
     problems: tuple[str, ...] = ()
 
 
@@ -53,7 +65,17 @@ def configured(settings: VendorSettings) -> Configuration:
     section = Fields(known, SOURCE, "", KEYS)
     profile = _overridden(_profile(section, settings.node_name), section)
     started = section.number("startedAt") if "startedAt" in section else None
-    return Configuration(profile, started, problems)
+    return Configuration(profile, started, _keys(section), problems)
+
+
+def _keys(section: Fields) -> VendorKeys:
+    """Those of the vendor that is imitated towards schedulers, else the mock's own."""
+    word = section.text("word", "")
+    if not word:
+        return KEYS_OF_OUR_OWN
+    if word not in VENDORS:
+        raise section.wrong("word", f"no vendor {shown(word)}", nearest(word, sorted(VENDORS)))
+    return VENDORS[word]
 
 
 def shipped() -> list[str]:

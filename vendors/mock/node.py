@@ -247,7 +247,12 @@ class MockNode:
                 max_request=1 if replicas.fail_requests_greater_than_one else 0,
             )
             return ResourcePlan(replicas.rename or name, uuids, split)
-        return ResourcePlan(name, uuids, profile.split if name == profile.resource else Split())
+        if name != profile.resource:
+            return ResourcePlan(name, uuids)
+        keys = self._configuration().keys
+        return ResourcePlan(
+            name, uuids, profile.split, keys, "hami-core" if keys.common_word == "NVIDIA" else ""
+        )
 
 
 class ExposedMockNode(MockNode):

@@ -10,6 +10,7 @@ from deviceplugin.vendor import (
     Exposure,
     Grant,
     HealthEvent,
+    NodeDevice,
     Owner,
     ResourcePlan,
     Sharing,
@@ -27,6 +28,7 @@ from deviceplugin.vendors.nvidia import (
     library,
     mps_client,
     plan,
+    registration,
     settings,
 )
 from deviceplugin.vendors.nvidia.facts import NVML, PLATFORM
@@ -81,6 +83,10 @@ class NvidiaNode:
         Raises `ValueError` where the devices and the configuration contradict each other.
         """
         return plan.plan(snapshot, self._settings)
+
+    def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
+        """The devices as HAMi's schedulers read them. Pure."""
+        return registration.registered(plan, snapshot)
 
     def edits(self, grants: Sequence[Grant], owner: Owner) -> ContainerEdits:
         """Device nodes, and the limits of shared devices. Pure.

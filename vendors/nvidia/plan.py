@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.vendor import (
     PhysicalDevice,
     Replicas,
@@ -41,7 +42,10 @@ def _planned(
             check_mps(resource, devices, replicas.count)
         return ResourcePlan(replicas.rename or resource, uuids, _replicated(replicas))
     if settings.split and not any(_indivisible(device) for device in devices):
-        return ResourcePlan(resource, uuids, _shares(settings))
+        keys = VENDORS["NVIDIA"] if resource == settings.section.resource_count_name else None
+        return ResourcePlan(
+            resource, uuids, _shares(settings), keys, settings.section.operating_mode
+        )
     return ResourcePlan(resource, uuids)
 
 

@@ -32,6 +32,7 @@ from deviceplugin.vendor import (
     VendorSettings,
 )
 from deviceplugin.vendors.mock import VENDOR
+from deviceplugin.vendors.mock.configuration import KEYS_OF_OUR_OWN
 from deviceplugin.vendors.mock.node import MockNode
 
 Make = Callable[..., MockNode]
@@ -178,12 +179,12 @@ def test_what_happened_before_the_watch_began_is_reported_at_once(node: Make, cl
 def test_all_cards_are_one_resource_in_the_split_of_the_profile(node: Make) -> None:
     one = node(split={"count": 4, "memoryScaling": 1.5})
     split = Split(4, "-", Sharing.LIMITED, memory_scaling=1.5)
-    assert one.plan(one.discover()) == [ResourcePlan(GPU, ("a", "b", "c"), split)]
+    assert one.plan(one.discover()) == [ResourcePlan(GPU, ("a", "b", "c"), split, KEYS_OF_OUR_OWN)]
 
 
 def test_a_resource_stays_planned_when_the_driver_lists_nothing(node: Make) -> None:
     one = node(**at(0, "empty-list"))
-    assert one.plan(one.discover()) == [ResourcePlan(GPU, ())]
+    assert one.plan(one.discover()) == [ResourcePlan(GPU, (), keys=KEYS_OF_OUR_OWN)]
 
 
 def test_a_uuid_that_is_listed_twice_is_planned_once(node: Make) -> None:
@@ -296,7 +297,7 @@ def test_a_partition_is_listed_after_its_card_and_offered_by_its_size(node: Make
     assert (part.index, part.parent_uuid, part.profile) == ("1:0", "b", "half")
     assert (part.memory_mib, part.cores_percent) == (500, 50)
     assert one.plan(snapshot) == [
-        ResourcePlan(GPU, ("a", "c")),
+        ResourcePlan(GPU, ("a", "c"), keys=KEYS_OF_OUR_OWN),
         ResourcePlan(f"{GPU}-half", (answer["uuid"],)),
     ]
 

@@ -1,0 +1,136 @@
+"""From an asker to a record and from a record to grants; what both orders of allocation share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from deviceplugin.allocation.modes import Ask, Granted
+from deviceplugin.api.hami.keys import VGPU_NODE, VendorKeys
+from deviceplugin.apiserver.objects import Pod
+from deviceplugin.refusal import Blame, RefusalError
+from deviceplugin.scheduled import admission
+from deviceplugin.scheduled.admission import NotAdmissibleError
+from deviceplugin.scheduled.identity import PATIENCE_SECONDS, Asker
+from deviceplugin.scheduled.ledger import Record
+from deviceplugin.scheduled.matching import NoGrantError, assignments
+from deviceplugin.scheduled.node import ScheduledNode
+from deviceplugin.vendor import Owner
+
+
+def new_record(node: ScheduledNode, ask: Ask, asker: Asker, keys: VendorKeys) -> Record:
+    """The grant that a scheduler made for this container, if this node can honour it.
+
+    Raises `NoGrantError` and `NotAdmissibleError`.
+    """
+    pod, resource = asker.pod, ask.plan.resource
+    check_scheduled(node, pod)
+    found = [a for a in assignments(pod, keys, resource) if a.container == asker.container]
+    if not found:
+        raise NoGrantError(
+            f"annotation {keys.allocated} of pod {pod.key} gives container "
+            f"{asker.container.name} nothing; a scheduler of HAMi 2.8 serves no init containers"
+        )
+    record = Record(
+        vendor=ask.vendor,
+        resource=resource,
+        ids=frozenset(ask.ids),
+        pod_uid=pod.uid,
+        namespace=pod.namespace,
+        pod=pod.name,
+        container=asker.container.name,
+        shares=admission.shares(found[0].devices, len(ask.ids), ask.table, resource),
+        init=asker.container.is_ordinary_init,
+    )
+    admission.check_room(record, node.living(), ask.table, ask.plan)
+    return record
+
+
+def check_scheduled(node: ScheduledNode, pod: Pod) -> None:
+    """The annotations were written for this node. Raises `NoGrantError`."""
+    meant = pod.annotations.get(VGPU_NODE)
+    if meant is not None and meant != node.name:
+        raise NoGrantError(f"the annotations of pod {pod.key} are for node {meant!r:.80}")
+
+
+def granted(ask: Ask, record: Record, asker: Asker) -> Granted:
+    """The record in the framework's words. Raises `RefusalError`."""
+    try:
+        grants = admission.grants_of(record.shares, ask.table, ask.plan)
+    except NotAdmissibleError as error:
+        raise RefusalError(
+            f"{ask.plan.resource}: {asker.name}: {error}", error.reason, Blame.TRY_AGAIN
+        ) from None
+    return Granted(
+        Owner(
+            resource=ask.plan.resource,
+            allocation_id=ask.allocation_id,
+            pod_uid=record.pod_uid,
+            pod_namespace=record.namespace,
+            pod_name=record.pod,
+            container=record.container,
+            scheduled=True,
+            environment=asker.container.env,
+            pod_annotations=asker.pod.annotations,
+        ),
+        grants,
+    )
+
+
+def known(node: ScheduledNode, ask: Ask) -> Granted | None:
+    """What the one living container with these ids was given; None when it is not one."""
+    living = {record.key for record in node.living()}
+    found = [
+        record
+        for record in node.ledger.with_ids(ask.plan.resource, ask.ids)
+        if record.key in living and not record.init
+    ]
+    if len(found) != 1:
+        return None
+    record = found[0]
+    pod = node.pods.by_uid(record.pod_uid)
+    container = pod.container(record.container) if pod else None
+    if pod is None or container is None:
+        return None
+    try:
+        return granted(ask, record, Asker(pod, container))
+    except RefusalError:
+        return None
+
+
+async def remember(node: ScheduledNode, record: Record) -> None:
+    """Write the record down. Raises `RefusalError` when the file cannot be written."""
+    if node.ledger.get(*record.key) == record:
+        return
+    try:
+        await asyncio.to_thread(node.ledger.put, record)
+    except OSError as error:
+        raise RefusalError(
+            f"{record.resource}: the grant of {record.owner} cannot be recorded: {error}",
+            "node-not-prepared",
+            Blame.TRY_AGAIN,
+        ) from None
+
+
+async def settle(node: ScheduledNode, attempt: Callable[[], Record], blame: Blame) -> Record:
+    """Decide and remember in one go, so that two never take the same room; try again for a few
+    seconds, because what is missing may be on its way and what is in the way may be ending.
+
+    Raises `RefusalError`.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_SECONDS
+    while True:
+        try:
+            async with node.deciding:
+                record = attempt()
+                await remember(node, record)
+                return record
+        except NoGrantError as error:
+            refusal = RefusalError(str(error), "no-grant", blame)
+        except NotAdmissibleError as error:
+            refusal = RefusalError(str(error), error.reason, blame)
+        left = deadline - loop.time()
+        if left <= 0:
+            raise refusal
+        await node.news(left)

@@ -1,0 +1,132 @@
+"""What a node tells schedulers of its devices, as annotations of the Node. Pure.
+
+Source: hami-nvidia-node.md 1.9, 2.2 to 2.5; the list is in the devices' own order, so that it
+changes only when something did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from deviceplugin.api.hami import handshake, register, scores
+from deviceplugin.api.hami.keys import Registration, VendorKeys
+from deviceplugin.api.hami.register import NodeDevice
+from deviceplugin.splitting import Table
+from deviceplugin.vendor import PhysicalDevice, ResourcePlan
+
+__all__ = [
+    "MODE_ANNOTATION",
+    "Offer",
+    "described",
+    "handshakes",
+    "keys_of",
+    "node_annotations",
+    "offer",
+]
+
+MODE_ANNOTATION = "node.deviceplugin.dev/allocation"
+"""``deferred`` on nodes where a scheduler needs no lock: grants are handed over by evidence."""
+
+SILENT = frozenset({"NVIDIA"})
+"""Words whose agents do not answer the handshake since HAMi 2.8."""
+
+INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One resource's devices for schedulers; `scores` only where they are wanted."""
+
+    keys: VendorKeys
+    devices: tuple[NodeDevice, ...]
+    scores: tuple[scores.PairScores, ...] = ()
+
+
+def described(plan: ResourcePlan, table: Table) -> tuple[NodeDevice, ...]:
+    """The devices as schedulers count them: what the split makes of memory and cores.
+
+    A device without a memory figure is left out, because nothing of it can be divided.
+    """
+    word = plan.keys.common_word if plan.keys else ""
+    return tuple(
+        _described(device, plan, word) for device in table.devices.values() if device.memory_mib
+    )
+
+
+def offer(
+    plan: ResourcePlan, table: Table, devices: Sequence[NodeDevice] | None, *, scored: bool
+) -> Offer | None:
+    """The offer of a resource that schedulers know; None for any other. `devices` is the vendor's
+    own description, None where it has none.
+    """
+    if plan.keys is None:
+        return None
+    found = tuple(described(plan, table) if devices is None else devices)
+    pairs = tuple(
+        scores.PairScores(d.uuid, {u: s for u, s in d.links.items() if u in table.devices})
+        for d in table.devices.values()
+    )
+    return Offer(plan.keys, found, pairs if scored else ())
+
+
+def node_annotations(offers: Sequence[Offer], *, deferred: bool) -> dict[str, str]:
+    """The annotations that the node should have. Raises `api.hami.errors.AnnotationError` for
+    devices that cannot be written.
+    """
+    wanted: dict[str, str] = {}
+    for item in offers:
+        keys = item.keys
+        if keys.register is None or not item.devices:
+            continue
+        if keys.registration is Registration.JSON:
+            wanted[keys.register] = register.encode(item.devices, keys.register)
+        elif keys.registration is Registration.LEGACY:
+            wanted[keys.register] = register.encode_legacy(item.devices, keys.register)
+        if item.scores and keys.score:
+            wanted[keys.score] = scores.encode(item.scores, keys.score)
+    if deferred and wanted:
+        wanted[MODE_ANNOTATION] = "deferred"
+    return wanted
+
+
+def handshakes(
+    offers: Sequence[Offer], current: Mapping[str, str], now: datetime, changed: bool
+) -> dict[str, str]:
+    """The handshakes that are due now."""
+    due = {}
+    for item in offers:
+        keys = item.keys
+        if keys.handshake is None or not item.devices:
+            continue
+        answer = handshake.answer(
+            current.get(keys.handshake),
+            now,
+            answers=keys.common_word not in SILENT,
+            changed=changed,
+        )
+        if answer is not None:
+            due[keys.handshake] = handshake.encode(answer)
+    return due
+
+
+def keys_of(keys: VendorKeys) -> tuple[str, ...]:
+    """Every annotation of a node that is one resource's."""
+    return tuple(key for key in (keys.register, keys.score, keys.handshake) if key)
+
+
+def _described(device: PhysicalDevice, plan: ResourcePlan, word: str) -> NodeDevice:
+    split = plan.split
+    index = device.index.partition(":")[0]
+    return NodeDevice(
+        uuid=device.uuid,
+        count=split.count,
+        memory=min(int((device.memory_mib or 0) * split.memory_scaling), INT32),
+        cores=min(int(device.cores_percent * split.cores_scaling), INT32),
+        type=device.model or word,
+        healthy=device.healthy,
+        numa=device.numa_node or 0,
+        index=int(index) if index.isascii() and index.isdigit() else 0,
+        mode=plan.mode,
+    )
