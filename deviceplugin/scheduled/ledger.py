@@ -106,6 +106,8 @@ class Ledger:
         ledger is empty then.
         """
         self._records = {}
+        for litter in self._path.parent.glob(f".{self._path.name}.*"):
+            litter.unlink(missing_ok=True)
         try:
             if self._path.stat().st_size > MAX_BYTES:
                 raise LedgerError(f"{self._path}: larger than {MAX_BYTES} bytes")

@@ -21,6 +21,15 @@ PRELOAD = "ld.so.preload"
 LOCK_DIRECTORY = "/tmp/vgpulock"  # noqa: S108 - the path that the library opens
 READ_ONLY = ("ro", "nosuid", "nodev", "rbind", "rprivate")
 READ_WRITE = ("rw", "nosuid", "nodev", "rbind", "rprivate")
+LIMIT_VARIABLES = (
+    "CUDA_DEVICE_MEMORY_LIMIT",
+    "CUDA_DEVICE_SM_LIMIT",
+    "CUDA_DEVICE_MEMORY_SHARED_CACHE",
+)
+DISABLE_CONTROL = "CUDA_DISABLE_CONTROL"
+TRUE_WORDS = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+"""What HAMi's plugin takes for true (hami-nvidia-node.md 3.5)."""
+
 _CACHE_NAMES = uuid.UUID("5e2f3f0c-6f0e-5d0b-9c53-5f7f6d3f7a41")
 
 
@@ -77,9 +86,10 @@ def edits(grants: Sequence[Grant], owner: Owner, settings: NvidiaSettings) -> Co
     """The limits of these shares, by position in the container.
 
     Raises `ValueError` where a limit cannot be expressed: without the library, or for a part of a
-    device whose memory nobody knows.
+    device whose memory nobody knows; and where the container's own variables would undo it.
     """
     place = directory(settings)
+    preloaded = _check_own_variables(owner, settings)
     library = grants[0].device.attributes.get(LIBVGPU, "")
     if not library:
         raise ValueError(f"limits need {place}/{LIBRARY}, which was not on the node: try again")
@@ -88,8 +98,9 @@ def edits(grants: Sequence[Grant], owner: Owner, settings: NvidiaSettings) -> Co
         Mount(f"{place}/{library}", f"{place}/{LIBRARY}", READ_ONLY),
         Mount(cache, place, READ_WRITE),
         Mount(LOCK_DIRECTORY, LOCK_DIRECTORY, READ_WRITE),
-        Mount(f"{place}/{PRELOAD}", "/etc/ld.so.preload", READ_ONLY),
     ]
+    if preloaded:
+        mounts.append(Mount(f"{place}/{PRELOAD}", "/etc/ld.so.preload", READ_ONLY))
     if LICENSE in grants[0].device.attributes:
         mounts += [
             Mount(f"{place}/license", "/tmp/license", READ_ONLY),  # noqa: S108
@@ -104,6 +115,29 @@ def edits(grants: Sequence[Grant], owner: Owner, settings: NvidiaSettings) -> Co
         mounts=tuple(mounts),
         host_directories=(HostDirectory(cache, 0o777), HostDirectory(LOCK_DIRECTORY, 0o777)),
     )
+
+
+def _check_own_variables(owner: Owner, settings: NvidiaSettings) -> bool:
+    """Whether the library is to be loaded. A limit that a pod can switch off is none, so only the
+    operator may allow that, and variables that set limits are nobody's but ours.
+
+    Raises `ValueError`.
+    """
+    own = owner.environment
+    if set_by_pod := sorted(name for name in own if name.startswith(LIMIT_VARIABLES)):
+        raise ValueError(
+            f"container {owner.container} of pod {owner.pod_namespace}/{owner.pod_name} sets "
+            f"{', '.join(set_by_pod)}, which limits devices: remove it from the pod, and ask for "
+            f"less by the resources beside {owner.resource}"
+        )
+    if own.get(DISABLE_CONTROL) not in TRUE_WORDS:
+        return True
+    if not settings.section.allow_disable_control:
+        raise ValueError(
+            f"container {owner.container} of pod {owner.pod_namespace}/{owner.pod_name} sets "
+            f"{DISABLE_CONTROL}: remove it, or let the operator set nvidia.allowDisableControl"
+        )
+    return False
 
 
 def _limits(grants: Sequence[Grant]) -> Mapping[str, str]:

@@ -1,0 +1,87 @@
+"""What was handed over is remembered, whatever happens to the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deviceplugin.scheduled.ledger import Ledger, LedgerError, Record, Share
+
+names = st.text(min_size=1, max_size=8)
+records = st.builds(
+    Record,
+    vendor=names,
+    resource=names,
+    ids=st.frozensets(names, min_size=1, max_size=4),
+    pod_uid=names,
+    namespace=names,
+    pod=names,
+    container=names,
+    shares=st.lists(st.builds(Share, names, st.integers(0), st.integers(0, 100))).map(tuple),
+    init=st.booleans(),
+    starts=st.integers(0, 9),
+)
+
+
+@given(st.lists(records, max_size=6))
+@settings(max_examples=50)
+def test_a_new_agent_knows_what_the_old_one_did(kept: list[Record]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "grants.json"
+        before = Ledger(path)
+        before.put(*kept)
+        after = Ledger(path)
+        after.load()
+        assert {r.key: r for r in after} == {r.key: r for r in kept}
+        after.remove(kept)
+        before.load()
+        assert list(before) == []
+        assert [p.name for p in Path(folder).iterdir()] == ["grants.json"]
+
+
+RECORD = Record("v", "a.b/c", frozenset({"1"}), "u", "ns", "p", "c", (Share("x", 1, 2),))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-5],
+        lambda text: text.replace('"p"', '"q"'),
+        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: "[]",
+        lambda text: "{" * 10_000,
+        lambda text: json.dumps({**json.loads(text), "grants": [{}]}),
+    ],
+)
+def test_a_damaged_file_is_told_and_counts_as_none(damage: object, tmp_path: Path) -> None:
+    path = tmp_path / "grants.json"
+    Ledger(path).put(RECORD)
+    path.write_text(damage(path.read_text()))  # type: ignore[operator]
+    ledger = Ledger(path)
+    with pytest.raises(LedgerError, match=r"grants\.json"):
+        ledger.load()
+    assert list(ledger) == []
+
+
+def test_what_cannot_be_written_is_not_remembered(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ledger = Ledger(tmp_path / "file" / "grants.json")
+    with pytest.raises(OSError):
+        ledger.put(RECORD)
+    assert list(ledger) == []
+
+
+def test_a_write_that_was_cut_off_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "grants.json"
+    Ledger(path).put(RECORD)
+    (tmp_path / ".grants.json.killed").write_text('{"version"')
+    ledger = Ledger(path)
+    ledger.load()
+    assert list(ledger) == [RECORD]
+    assert [p.name for p in tmp_path.iterdir()] == ["grants.json"]
