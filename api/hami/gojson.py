@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,9 @@ T = TypeVar("T", str, int, bool, dict[str, Any])
 
 DEEPEST = 16
 """Levels of an object that is carried along unread."""
+
+EXACT = 2**53
+"""Numbers of such an object are floating-point to peers, and exact up to here."""
 
 _ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 _KINDS = {str: "text", int: "a whole number", bool: "true or false", dict: "an object"}
@@ -100,9 +104,17 @@ def _frozen(value: object, annotation: str, depth: int) -> Json:
         return tuple(_frozen(item, annotation, depth - 1) for item in value)
     if isinstance(value, str):
         return _clean(value, annotation)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise AnnotationError(annotation, "a number beyond 64 bits", "write a smaller one")
+    if isinstance(value, int | float) and not -EXACT <= value <= EXACT:
+        return _rounded(value, annotation)
     return value if isinstance(value, int | float) else None
+
+
+def _rounded(value: float, annotation: str) -> float:
+    """A large number with as many digits as peers keep of it."""
+    with contextlib.suppress(OverflowError):
+        if math.isfinite(value):
+            return float(value)
+    raise AnnotationError(annotation, "a number too large", "write a smaller one")
 
 
 def _clean(text: str, annotation: str) -> str:
