@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -43,6 +43,9 @@ RECONCILE_SECONDS = float(os.environ.get("DEVICEPLUGIN_RECONCILE_SECONDS", "30")
 
 PRESENCE_SECONDS = 60.0
 """Between two looks for drivers that came later."""
+
+RESTART_FIRST_SECONDS, RESTART_MOST_SECONDS = 1.0, 60.0
+"""Before a part that failed starts again; doubles until it has held for the longest wait."""
 
 
 class Agent:
@@ -106,11 +109,15 @@ class Agent:
                 await asyncio.to_thread(sweep_temporaries, around.store.directory)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch_directories(config, around))
-                tasks.create_task(self._ask_kubelet(pod_resources))
+                parts: dict[str, Callable[[], Awaitable[None]]] = {
+                    "directory watch": lambda: self._watch_directories(config, around),
+                    "reconciliation": lambda: self._ask_kubelet(pod_resources),
+                }
                 if self.scheduled and self.announcer:
-                    tasks.create_task(self.scheduled.run())
-                    tasks.create_task(self.announcer.run())
+                    parts["API server"] = self.scheduled.run
+                    parts["node registration"] = self.announcer.run
+                for name, part in parts.items():
+                    tasks.create_task(self._supervise(name, part), name=name)
                 while True:
                     for name, vendor in self._present(config).items():
                         if name not in self.runtimes:
@@ -177,19 +184,24 @@ class Agent:
             self.announcer.offer if self.announcer else None,
         )
         self.runtimes[vendor.name] = runtime
-        tasks.create_task(self._supervise(runtime), name=vendor.name)
+        tasks.create_task(self._supervise(vendor.name, runtime.run), name=vendor.name)
 
-    async def _supervise(self, runtime: VendorRuntime) -> None:
-        """A vendor that fails starts again and takes nobody along."""
-        delay = 1.0
+    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """A part that fails starts again and takes nobody along."""
+        loop = asyncio.get_running_loop()
+        delay = RESTART_FIRST_SECONDS
         while True:
+            started = loop.time()
             try:
-                await runtime.run()
+                await run()
             except Exception as error:
-                self._log.exception("vendor failed", vendor=runtime.name)
-                self.readiness.block(runtime.name, f"{type(error).__name__}: {error}")
+                self._log.exception("a part of the agent failed and starts again", part=name)
+                self.readiness.block(name, f"{type(error).__name__}: {error}")
+            if loop.time() - started > RESTART_MOST_SECONDS:
+                delay = RESTART_FIRST_SECONDS
             await asyncio.sleep(delay)
-            delay = min(delay * 2, 60.0)
+            self.readiness.clear(name)
+            delay = min(delay * 2, RESTART_MOST_SECONDS)
 
     def _surroundings(self, config: Config, pod_resources: PodResources) -> Surroundings:
         return Surroundings(

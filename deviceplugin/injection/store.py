@@ -7,6 +7,7 @@ writes again what is not.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -16,12 +17,19 @@ from deviceplugin.injection.render import CDI_VENDOR, allocation_kind
 
 
 class SpecStore:
-    """The specifications of this agent in one directory. Blocking; call it off the loop."""
+    """The specifications of this agent in one directory. Blocking; call it off the loop, from any
+    thread.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._lock = threading.RLock()
+        """What is wanted and what is there change together: a file that is put while the directory
+        is swept or restored belongs to neither."""
         self._wanted: dict[str, Spec] = {}
         self._inventory: dict[str, set[str]] = {}
+        self._unheld: dict[str, set[str]] = {}
+        """What the last sweep found without a holder, by vendor."""
 
     def put_inventory(self, vendor: str, specs: Sequence[Spec]) -> None:
         """Write a vendor's inventory and remove the kinds that it no longer has.
@@ -30,15 +38,18 @@ class SpecStore:
         directory cannot be written; nothing is removed then.
         """
         names = {spec_file_name(spec.kind): spec for spec in specs}
-        for name, spec in names.items():
-            self._write(name, spec)
-        for stale in self._inventory.get(vendor, set()) - names.keys():
-            self._remove(stale)
-        self._inventory[vendor] = set(names)
+        with self._lock:
+            for name, spec in names.items():
+                self._write(name, spec)
+            for stale in self._inventory.get(vendor, set()) - names.keys():
+                self._remove(stale)
+            self._inventory[vendor] = set(names)
 
     def put(self, vendor: str, allocation: str, spec: Spec) -> None:
         """Write the specification of one allocation. Raises as `put_inventory`."""
-        self._write(spec_file_name(allocation_kind(vendor), allocation), spec)
+        with self._lock:
+            self._unheld.get(vendor, set()).discard(allocation)
+            self._write(spec_file_name(allocation_kind(vendor), allocation), spec)
 
     def holds(self, vendor: str, allocation: str) -> bool:
         """Whether the file of an allocation is there, whoever wrote it."""
@@ -51,16 +62,20 @@ class SpecStore:
 
     def sweep(self, vendor: str, keep: Collection[str]) -> set[str]:
         """Remove the files of all allocations but `keep`; answers which were removed."""
-        gone = self.allocations(vendor) - set(keep)
-        for allocation in gone:
-            self._remove(spec_file_name(allocation_kind(vendor), allocation))
+        with self._lock:
+            gone = {
+                one for one in self.allocations(vendor) - set(keep) if self._is_old(vendor, one)
+            }
+            for allocation in gone:
+                self._remove(spec_file_name(allocation_kind(vendor), allocation))
         return gone
 
     def restore(self) -> list[str]:
         """Write again what is missing; answers the names. Raises as `put_inventory`."""
-        missing = [n for n in self._wanted if not (self.directory / f"{n}.json").exists()]
-        for name in missing:
-            write_spec(self.directory, self._wanted[name], name=name, fsync=False)
+        with self._lock:
+            missing = [n for n in self._wanted if not (self.directory / f"{n}.json").exists()]
+            for name in missing:
+                write_spec(self.directory, self._wanted[name], name=name, fsync=False)
         return missing
 
     def _path(self, vendor: str, allocation: str) -> Path:
