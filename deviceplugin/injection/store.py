@@ -61,13 +61,18 @@ class SpecStore:
         return {path.stem.removeprefix(prefix) for path in self.directory.glob(f"{prefix}*.json")}
 
     def sweep(self, vendor: str, keep: Collection[str]) -> set[str]:
-        """Remove the files of all allocations but `keep`; answers which were removed."""
+        """Remove the files of the allocations that this and the last sweep did not find in `keep`;
+        answers which were removed.
+
+        Kubelet lists a container only after Allocate was answered, and an init container never: a
+        file that was written since the last sweep may be needed although nobody holds its ids.
+        """
         with self._lock:
-            gone = {
-                one for one in self.allocations(vendor) - set(keep) if self._is_old(vendor, one)
-            }
+            unheld = self.allocations(vendor) - set(keep)
+            gone = unheld & self._unheld.get(vendor, set())
             for allocation in gone:
                 self._remove(spec_file_name(allocation_kind(vendor), allocation))
+            self._unheld[vendor] = unheld - gone
         return gone
 
     def restore(self) -> list[str]:
