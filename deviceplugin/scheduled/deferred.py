@@ -51,11 +51,13 @@ class Deferred:
         return granting.granted(ask, record, asker)
 
     async def started(self, ask: Ask, granted: Granted) -> None:
-        """Count the start, and tell schedulers when it was the pod's last."""
+        """Tell schedulers when all of the pod were served, and count the starts of init containers:
+        only so can a later start with the same ids be told from another try.
+        """
         owner = granted.owner
         record = self._node.ledger.get(owner.pod_uid, owner.container, owner.resource)
         pod = self._node.pods.by_uid(owner.pod_uid)
-        if record is not None:
+        if record is not None and record.init:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
         if pod is not None:
             self._node.pod_served(pod)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ class Record:
     """One container's grant of one resource and the ids that kubelet gave for it.
 
     `init` marks ordinary init containers, whose devices later containers of the pod use again.
-    `starts` counts how often kubelet announced its start.
+    `starts` counts how often kubelet
+    announced the start of one.
     """
 
     vendor: str
@@ -68,11 +70,13 @@ class Record:
 
 
 class Ledger:
-    """The records, in memory and in a file. Blocking where it writes."""
+    """The records, in memory and in a file. Blocking where it writes; from any thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._writing = threading.Lock()
         self._records: dict[tuple[str, str, str], Record] = {}
+        self._texts: dict[Record, str] = {}
 
     def __iter__(self) -> Iterator[Record]:
         return iter(tuple(self._records.values()))
@@ -91,12 +95,13 @@ class Ledger:
 
         Raises `OSError` when the file cannot be written; nothing is remembered then.
         """
-        self._commit({**self._records, **{record.key: record for record in records}})
+        with self._writing:
+            self._commit({**self._records, **{record.key: record for record in records}})
 
     def remove(self, records: Iterable[Record]) -> None:
         """Forget these, and write. Raises as `put`."""
         gone = {record.key for record in records}
-        if gone & self._records.keys():
+        with self._writing:
             self._commit({k: r for k, r in self._records.items() if k not in gone})
 
     def load(self) -> None:
@@ -123,15 +128,17 @@ class Ledger:
             version, stated, data = document["version"], document["checksum"], document["grants"]
             if version != VERSION:
                 raise LedgerError(f"{self._path}: version {version!r:.20}, this reads {VERSION}")
-            if stated != _checksum(data):
+            if stated != _checksum(",".join(map(_canonical, data))):
                 raise LedgerError(f"{self._path}: the checksum does not fit the content")
             return [_record(item) for item in data]
         except (KeyError, TypeError, AttributeError) as error:
             raise LedgerError(f"{self._path}: not a grants file: {error!r}") from None
 
     def _commit(self, records: dict[tuple[str, str, str], Record]) -> None:
-        data = [_plain(record) for record in records.values()]
-        content = json.dumps({"version": VERSION, "checksum": _checksum(data), "grants": data})
+        # The texts of records that stay are kept: most writes change one of many.
+        texts = {r: self._texts.get(r) or _text(r) for r in records.values()}
+        listed = ",".join(texts.values())
+        content = f'{{"version":{VERSION},"checksum":"{_checksum(listed)}","grants":[{listed}]}}'
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
         try:
@@ -141,11 +148,15 @@ class Ledger:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        self._records = records
+        self._records, self._texts = records, texts
 
 
-def _plain(record: Record) -> dict[str, Any]:
-    return {**asdict(record), "ids": sorted(record.ids)}
+def _text(record: Record) -> str:
+    return _canonical({**asdict(record), "ids": sorted(record.ids)})
+
+
+def _canonical(item: Mapping[str, Any]) -> str:
+    return json.dumps(item, sort_keys=True, separators=(",", ":"))
 
 
 def _record(item: Mapping[str, Any]) -> Record:
@@ -158,6 +169,5 @@ def _record(item: Mapping[str, Any]) -> Record:
     )
 
 
-def _checksum(data: list[dict[str, Any]]) -> str:
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _checksum(listed: str) -> str:
+    return hashlib.sha256(listed.encode()).hexdigest()

@@ -142,10 +142,12 @@ class Locked:
         return self._granted(ask, record, asker)
 
     async def started(self, ask: Ask, granted: Granted) -> None:
-        """Count the start."""
+        """Count the starts of init containers: only so can a later start with the same ids be told
+        from another try.
+        """
         owner = granted.owner
         record = self._node.ledger.get(owner.pod_uid, owner.container, owner.resource)
-        if record is not None:
+        if record is not None and record.init:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
 
     def known(self, ask: Ask) -> Granted | None:

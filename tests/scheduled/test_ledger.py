@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,18 @@ def test_a_write_that_was_cut_off_leaves_the_old_file_and_no_litter(tmp_path: Pa
     ledger.load()
     assert list(ledger) == [RECORD]
     assert [p.name for p in tmp_path.iterdir()] == ["grants.json"]
+
+
+def test_records_that_are_put_and_removed_at_once_are_all_there(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "grants.json")
+    made = [replace(RECORD, pod_uid=f"u{number}") for number in range(60)]
+    stale = [replace(RECORD, pod_uid=f"old{number}") for number in range(30)]
+    ledger.put(*stale)
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(ledger.put, one) for one in made]
+        jobs += [pool.submit(ledger.remove, [one]) for one in stale]
+        for job in jobs:
+            job.result()
+    again = Ledger(tmp_path / "grants.json")
+    again.load()
+    assert set(again) == set(ledger) == set(made)
