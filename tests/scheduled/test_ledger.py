@@ -55,7 +55,7 @@ RECORD = Record("v", "a.b/c", frozenset({"1"}), "u", "ns", "p", "c", (Share("x",
     [
         lambda text: text[:-5],
         lambda text: text.replace('"p"', '"q"'),
-        lambda text: text.replace('"version": 1', '"version": 2'),
+        lambda text: text.replace('"version":1', '"version":2'),
         lambda text: "[]",
         lambda text: "{" * 10_000,
         lambda text: json.dumps({**json.loads(text), "grants": [{}]}),
