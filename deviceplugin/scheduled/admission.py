@@ -20,6 +20,8 @@ Amounts = tuple[int, int, int]
 
 NOTHING: Amounts = (0, 0, 0)
 
+OVER_CAPACITY = "over-capacity"
+
 LIMITS = frozenset({Sharing.LIMITED, Sharing.MPS})
 
 
@@ -82,12 +84,12 @@ def check_room(wanted: Record, others: Iterable[Record], table: Table, plan: Res
                 raise NotAdmissibleError(
                     f"{_amounts(share)[position]} {unit} of {uuid} do not fit: it has {most}, "
                     f"other containers on this node hold {before.get(uuid, NOTHING)[position]}",
-                    "over-capacity",
+                    OVER_CAPACITY,
                 )
         for record in held:
             if share.slot and not record.init and _has_slot(record, share):
                 raise NotAdmissibleError(
-                    f"partition {share.slot} of {uuid} is held by {record.owner}", "over-capacity"
+                    f"partition {share.slot} of {uuid} is held by {record.owner}", OVER_CAPACITY
                 )
 
 

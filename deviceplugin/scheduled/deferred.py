@@ -46,7 +46,7 @@ class Deferred:
         """The grant of the container that kubelet names. Raises `RefusalError`."""
         asker = await self._node.identity.find(ask.plan.resource, ask.ids, self._node.ledger)
         record = await granting.settle(
-            self._node, lambda: self._record(ask, asker), Blame.TRY_AGAIN
+            self._node, asker, lambda: self._record(ask, asker), Blame.TRY_AGAIN
         )
         return granting.granted(ask, record, asker)
 

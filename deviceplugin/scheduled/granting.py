@@ -10,12 +10,16 @@ from deviceplugin.api.hami.keys import VGPU_NODE, VendorKeys
 from deviceplugin.apiserver.objects import Pod
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import admission
-from deviceplugin.scheduled.admission import NotAdmissibleError
+from deviceplugin.scheduled.admission import OVER_CAPACITY, NotAdmissibleError
 from deviceplugin.scheduled.identity import PATIENCE_SECONDS, Asker
 from deviceplugin.scheduled.ledger import Record
 from deviceplugin.scheduled.matching import NoGrantError, assignments
 from deviceplugin.scheduled.node import ScheduledNode
 from deviceplugin.vendor import Owner
+
+NO_GRANT = "no-grant"
+PASSING = frozenset({NO_GRANT, OVER_CAPACITY})
+"""Reasons that time alone may remove."""
 
 
 def new_record(node: ScheduledNode, ask: Ask, asker: Asker, keys: VendorKeys) -> Record:
@@ -112,9 +116,11 @@ async def remember(node: ScheduledNode, record: Record) -> None:
         ) from None
 
 
-async def settle(node: ScheduledNode, attempt: Callable[[], Record], blame: Blame) -> Record:
-    """Decide and remember in one go, so that two never take the same room; try again for a few
-    seconds, because what is missing may be on its way and what is in the way may be ending.
+async def settle(
+    node: ScheduledNode, asker: Asker, attempt: Callable[[], Record], blame: Blame
+) -> Record:
+    """Decide and remember in one go, so that two never take the same room. What is missing may be
+    on its way and what is in the way may be ending, so those are waited for a few seconds.
 
     Raises `RefusalError`.
     """
@@ -127,10 +133,10 @@ async def settle(node: ScheduledNode, attempt: Callable[[], Record], blame: Blam
                 await remember(node, record)
                 return record
         except NoGrantError as error:
-            refusal = RefusalError(str(error), "no-grant", blame)
+            refusal = RefusalError(f"{asker.name}: {error}", NO_GRANT, blame)
         except NotAdmissibleError as error:
-            refusal = RefusalError(str(error), error.reason, blame)
+            refusal = RefusalError(f"{asker.name}: {error}", error.reason, blame)
         left = deadline - loop.time()
-        if left <= 0:
+        if left <= 0 or refusal.reason not in PASSING:
             raise refusal
         await node.news(left)

@@ -84,7 +84,7 @@ class Locked:
             return granting.new_record(self._node, ask, found.asker, self._keys)
 
         try:
-            record = await granting.settle(self._node, attempt, Blame.NODE)
+            record = await granting.settle(self._node, found.asker, attempt, Blame.NODE)
         except RefusalError:
             self._node.pod_failed(found.pod)
             raise
@@ -279,6 +279,7 @@ class Locked:
                 self._log.warning("record of a grant was lost, made anew", owner=asker.name)
                 return await granting.settle(
                     self._node,
+                    asker,
                     lambda: granting.new_record(self._node, ask, asker, self._keys),
                     Blame.TRY_AGAIN,
                 )
