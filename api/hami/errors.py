@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["AnnotationError"]
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+__all__ = ["AnnotationError", "in_turn"]
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 LONGEST = 100
 """Characters of an excerpt."""
@@ -18,8 +24,28 @@ class AnnotationError(ValueError):
     def __init__(self, annotation: str, reason: str, remedy: str, text: str = "") -> None:
         self.annotation, self.reason, self.remedy = annotation, reason, remedy
         self.excerpt = _excerpt(text) if text else ""
-        shown = f": {self.excerpt}" if text else ""
-        super().__init__(f"{annotation}: {reason}{shown}; {remedy}")
+        super().__init__(annotation, reason, remedy, text[: LONGEST + 1])
+
+    def __str__(self) -> str:
+        shown = f": {self.excerpt}" if self.excerpt else ""
+        return f"{self.annotation}: {self.reason}{shown}; {self.remedy}"
+
+
+def in_turn(
+    convert: Callable[[T, str], U], entries: Iterable[T], annotation: str, what: str
+) -> tuple[U, ...]:
+    """Each entry converted; an error says which `what` it was, counted from 1.
+
+    Raises `AnnotationError`.
+    """
+    found: list[U] = []
+    try:
+        for entry in entries:
+            found.append(convert(entry, annotation))  # noqa: PERF401 - an error needs the count
+    except AnnotationError as error:
+        error.reason = f"{what} {len(found) + 1}: {error.reason}"
+        raise
+    return tuple(found)
 
 
 def _excerpt(text: str) -> str:

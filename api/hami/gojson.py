@@ -10,10 +10,10 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
-from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.hami.errors import AnnotationError, in_turn
 from deviceplugin.api.hami.text import bounded, counted, shows_control
 
-__all__ = ["Json", "dumps", "frozen", "loads_list", "member", "struct"]
+__all__ = ["Json", "dumps", "frozen", "loads_list", "member", "refuse_other_case", "struct"]
 
 Json: TypeAlias = (
     "bool | int | float | str | tuple[Json, ...] | list[Json] | Mapping[str, Json] | None"
@@ -28,6 +28,7 @@ EXACT = 2**53
 """Numbers of such an object are floating-point to peers, and exact up to here."""
 
 _ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+_plainly = json.JSONEncoder(ensure_ascii=False).encode
 _KINDS = {str: "text", int: "a whole number", bool: "true or false", dict: "an object"}
 
 
@@ -40,38 +41,46 @@ def dumps(value: Json) -> str:
         return "[" + ",".join(map(dumps, value)) + "]"
     if isinstance(value, float):
         return _number(value)
-    return json.dumps(value, ensure_ascii=False).translate(_ESCAPED)
+    if type(value) is int:
+        return str(value)
+    return _plainly(value).translate(_ESCAPED)
 
 
-def struct(members: Iterable[tuple[str, Json]], always: tuple[str, ...] = ()) -> str:
+def struct(members: Iterable[tuple[str, Json]]) -> str:
     """A Go structure: members in their own order, and without those that are zero or empty."""
-    shown = (f'"{name}":{dumps(value)}' for name, value in members if value or name in always)
+    shown = (f'"{name}":{dumps(value)}' for name, value in members if value)
     return "{" + ",".join(shown) + "}"
 
 
-def loads_list(text: str, annotation: str) -> list[dict[str, Any]]:
+def loads_list(text: str, annotation: str) -> tuple[dict[str, Any], ...]:
     """The members of a list of at most `MOST_ENTRIES` objects. Raises `AnnotationError`."""
     try:
         value = json.loads(bounded(text, annotation), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        reason = f"not JSON ({error})" if isinstance(error, json.JSONDecodeError) else "not JSON"
-        raise AnnotationError(annotation, reason, "write a JSON list", text) from None
+        place = max(error.pos - 20, 0) if isinstance(error, json.JSONDecodeError) else 0
+        raise AnnotationError(annotation, "not JSON", "write a JSON list", text[place:]) from None
     if not isinstance(value, list):
         raise AnnotationError(annotation, "not a list", "write a JSON list", text)
     counted(len(value), annotation)
-    for entry in value:
-        if type(entry) is not dict:
+    return in_turn(_object, value, annotation, "entry")
+
+
+def refuse_other_case(entry: Mapping[str, Any], known: frozenset[str], annotation: str) -> None:
+    """Refuse members that peers would read and ours would not: Go does not mind the case.
+
+    `known` are names in lower case. Raises `AnnotationError`.
+    """
+    for key in entry.keys() - known:
+        if key.casefold() in known:
             raise AnnotationError(
-                annotation, "not an object", "write a list of {...}", _shown(entry)
+                annotation, "a name in the wrong case", f"write {key.casefold()}", key
             )
-    return value
 
 
 def member(entry: Mapping[str, Any], key: str, kind: type[T], annotation: str) -> T | None:
     """One member of an object, None when it is missing or null. Raises `AnnotationError`.
 
-    True is no number here, a number with a point is none either, and text has no control
-    characters.
+    True is no number here, and a number with a point is none either.
     """
     value = entry.get(key)
     if value is None:
@@ -80,8 +89,6 @@ def member(entry: Mapping[str, Any], key: str, kind: type[T], annotation: str) -
         raise AnnotationError(
             annotation, f"{key} is not {_KINDS[kind]}", "correct it", _shown(value)
         )
-    if type(value) is str and shows_control(value):
-        raise AnnotationError(annotation, f"{key} has control characters", "remove them", value)
     return value
 
 
@@ -93,6 +100,12 @@ def frozen(entry: Mapping[str, Any], annotation: str, depth: int = DEEPEST) -> M
             for key, value in entry.items()
         }
     )
+
+
+def _object(value: object, annotation: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise AnnotationError(annotation, "not an object", "write a list of {...}", _shown(value))
 
 
 def _frozen(value: object, annotation: str, depth: int) -> Json:

@@ -37,7 +37,7 @@ is borne.
 
 _STAMP = re.compile(
     r"[^0-9]*(?P<day>\d{4}-\d\d-\d\d|\d{4}\.\d\d\.\d\d) (?P<time>\d\d:\d\d:\d\d)(?:\.\d+)?"
-    r"(?: (?P<sign>[+-])(?P<hours>\d\d)(?P<minutes>\d\d)(?: .*)?)?",
+    r"(?: (?P<sign>[+-])(?P<hours>\d\d)(?P<minutes>[0-5]\d)(?: .*)?)?",
     re.ASCII,
 )
 

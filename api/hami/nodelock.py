@@ -15,7 +15,7 @@ __all__ = ["TIMEOUT", "NodeLock", "decode", "encode", "expired"]
 TIMEOUT: Final = timedelta(minutes=5)
 """The usual time after which a lock is nobody's; ``HAMI_NODELOCK_EXPIRE`` may say otherwise."""
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:[0-5]\d)", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 

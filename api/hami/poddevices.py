@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.hami.errors import AnnotationError, in_turn
 from deviceplugin.api.hami.text import (
     LARGEST,
-    SEPARATORS,
+    RESERVED,
     bounded,
     counted,
     shows_control,
@@ -72,14 +72,14 @@ PodDevices: TypeAlias = tuple[ContainerDevices, ...]
 
 def encode(containers: Iterable[Iterable[ContainerDevice]], annotation: str) -> str:
     """The annotation's text, containers in the order given. Raises `AnnotationError`."""
-    shown = [f"{encode_container(devices, annotation)};" for devices in containers]
+    shown = in_turn(encode_container, containers, annotation, "container")
     counted(len(shown), annotation)
-    return bounded("".join(shown), annotation)
+    return bounded("".join(f"{devices};" for devices in shown), annotation)
 
 
 def encode_container(devices: Iterable[ContainerDevice], annotation: str) -> str:
     """One container's devices. Raises `AnnotationError`."""
-    return "".join(_device_text(device, annotation) for device in devices)
+    return "".join(in_turn(_device_text, devices, annotation, "device"))
 
 
 def decode(text: str, annotation: str) -> PodDevices:
@@ -87,7 +87,7 @@ def decode(text: str, annotation: str) -> PodDevices:
     containers = _checked(text, annotation).removesuffix(";").split(";") if text else []
     counted(text.count(":"), annotation)
     counted(len(containers), annotation)
-    return tuple(_container(part, annotation) for part in containers)
+    return in_turn(_container, containers, annotation, "container")
 
 
 def decode_container(text: str, annotation: str) -> ContainerDevices:
@@ -150,8 +150,9 @@ def _checked(text: str, annotation: str) -> str:
 
 
 def _container(text: str, annotation: str) -> ContainerDevices:
-    pieces = (_device(piece, annotation) for piece in text.split(":") if piece)
-    return tuple(device for device in pieces if device is not None)
+    pieces = [piece for piece in text.split(":") if piece]
+    devices = in_turn(_device, pieces, annotation, "device")
+    return tuple(device for device in devices if device is not None)
 
 
 def _device(piece: str, annotation: str) -> ContainerDevice | None:
@@ -181,12 +182,13 @@ def _device(piece: str, annotation: str) -> ContainerDevice | None:
 
 def _slot(text: str, annotation: str) -> MigSlot:
     """The slot that stands behind a ``[``. Raises `AnnotationError`."""
-    geometry, dash, position = text.removesuffix("]").partition("-")
-    if not text.endswith("]") or not dash:
+    geometry, _, position = text.removesuffix("]").partition("-")
+    slot = MigSlot(whole(geometry, annotation, "geometry"), whole(position, annotation, "position"))
+    if str(slot) != f"[{text}":
         raise AnnotationError(
             annotation, "no slot of a card", "write uuid[geometry-position]", f"[{text}"
         )
-    return MigSlot(whole(geometry, annotation, "geometry"), whole(position, annotation, "position"))
+    return slot
 
 
 def _device_text(device: ContainerDevice, annotation: str) -> str:
@@ -200,12 +202,10 @@ def _check(device: ContainerDevice, annotation: str) -> None:
     if not device.uuid:
         raise AnnotationError(annotation, "a device without uuid", "name it", device.type)
     for text in (device.uuid, device.type):
-        if any(separator in text for separator in SEPARATORS):
-            raise AnnotationError(annotation, "a name with , : or ;", "use another", text)
+        if any(character in text for character in RESERVED):
+            raise AnnotationError(annotation, f"a name with one of {RESERVED}", "use another", text)
         if shows_control(text):
             raise AnnotationError(annotation, "control characters", "remove them", text)
-    if "[" in device.uuid:
-        raise AnnotationError(annotation, "an uuid with [", "give the slot apart", device.uuid)
     amounts = [device.memory, device.cores]
     if device.slot:
         amounts += [device.slot.geometry, device.slot.position]

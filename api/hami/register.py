@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from deviceplugin.api.hami import scores
-from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.gojson import Json, frozen, loads_list, member, struct
+from deviceplugin.api.hami.errors import AnnotationError, in_turn
+from deviceplugin.api.hami.gojson import Json, frozen, loads_list, member, refuse_other_case, struct
 from deviceplugin.api.hami.keys import NVIDIA_REGISTER
 from deviceplugin.api.hami.scores import PairScores
 from deviceplugin.api.hami.text import (
     LARGEST,
-    SEPARATORS,
+    RESERVED,
     bounded,
     counted,
     shows_control,
@@ -32,6 +32,23 @@ __all__ = ["NodeDevice", "decode", "encode", "encode_legacy"]
 
 HAMI_CORE: Final = "hami-core"
 """The mode of the oldest form, which does not tell it."""
+
+_NAMES = frozenset(
+    {
+        "id",
+        "index",
+        "count",
+        "devmem",
+        "devcore",
+        "type",
+        "numa",
+        "mode",
+        "health",
+        "devicevendor",
+        "custominfo",
+        "devicepairscore",
+    }
+)
 
 
 def _empty() -> Mapping[str, Json]:
@@ -64,7 +81,7 @@ class NodeDevice:
 
 def encode(devices: Iterable[NodeDevice], annotation: str = NVIDIA_REGISTER) -> str:
     """The JSON form, as version 2.8 writes it to the byte. Raises `AnnotationError`."""
-    shown = [_to_json(device, annotation) for device in devices]
+    shown = in_turn(_to_json, devices, annotation, "device")
     counted(len(shown), annotation)
     return bounded(f"[{','.join(shown)}]", annotation)
 
@@ -74,23 +91,22 @@ def encode_legacy(devices: Iterable[NodeDevice], annotation: str = NVIDIA_REGIST
 
     No devices at all are an empty text, which no peer can read. Raises `AnnotationError`.
     """
-    shown = [_to_fields(device, annotation) for device in devices]
+    shown = in_turn(_to_fields, devices, annotation, "device")
     counted(len(shown), annotation)
     return bounded("".join(shown), annotation)
 
 
 def decode(text: str, annotation: str = NVIDIA_REGISTER) -> tuple[NodeDevice, ...]:
     """The devices of either form, in their order. Raises `AnnotationError`."""
-    if text.lstrip()[:1] == "[":
-        entries = loads_list(text, annotation)
-        return tuple(_from_json(entry, annotation) for entry in entries)
+    if text.lstrip(" \t\r\n").startswith("["):
+        return in_turn(_from_json, loads_list(text, annotation), annotation, "device")
     if ":" not in bounded(text, annotation):
         raise AnnotationError(
             annotation, "neither a JSON list nor devices ended by :", "have it written anew", text
         )
     pieces = [piece for piece in text.split(":") if piece]
     counted(len(pieces), annotation)
-    return tuple(_from_fields(piece, annotation) for piece in pieces)
+    return in_turn(_from_fields, pieces, annotation, "device")
 
 
 def _to_json(device: NodeDevice, annotation: str) -> str:
@@ -113,6 +129,7 @@ def _to_json(device: NodeDevice, annotation: str) -> str:
 
 
 def _from_json(entry: Mapping[str, Any], annotation: str) -> NodeDevice:
+    refuse_other_case(entry, _NAMES, annotation)
     custom = member(entry, "custominfo", dict, annotation)
     pairs = member(entry, "devicepairscore", dict, annotation)
     device = NodeDevice(
@@ -173,9 +190,9 @@ def _check(device: NodeDevice, annotation: str) -> None:
     uuid = device.uuid
     if not uuid:
         raise AnnotationError(annotation, "a device without id", "name it", device.type)
-    if any(separator in uuid for separator in SEPARATORS) or "[" in uuid:
+    if any(character in uuid for character in RESERVED):
         raise AnnotationError(
-            annotation, "an id with , : ; or [", "use another: pods could not name the device", uuid
+            annotation, f"an id with one of {RESERVED}", "use another: no pod could name it", uuid
         )
     for text in (uuid, device.type, device.mode, device.vendor):
         if shows_control(text):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.gojson import loads_list, member, struct
+from deviceplugin.api.hami.errors import AnnotationError, in_turn
+from deviceplugin.api.hami.gojson import loads_list, member, refuse_other_case, struct
 from deviceplugin.api.hami.keys import NVIDIA_SCORE
 from deviceplugin.api.hami.text import LARGEST, bounded, counted, shows_control
 
 __all__ = ["PairScores", "decode", "encode", "from_json", "to_json"]
+
+_NAMES = frozenset({"uuid", "score"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,14 @@ class PairScores:
 
 def encode(cards: Iterable[PairScores], annotation: str = NVIDIA_SCORE) -> str:
     """The annotation's text, cards in the order given. Raises `AnnotationError`."""
-    shown = [to_json(card, annotation) for card in cards]
+    shown = in_turn(to_json, cards, annotation, "card")
     counted(len(shown), annotation)
     return bounded(f"[{','.join(shown)}]", annotation)
 
 
 def decode(text: str, annotation: str = NVIDIA_SCORE) -> tuple[PairScores, ...]:
     """The cards of the annotation, in its order. Raises `AnnotationError`."""
-    return tuple(from_json(entry, annotation) for entry in loads_list(text, annotation))
+    return in_turn(from_json, loads_list(text, annotation), annotation, "card")
 
 
 def to_json(card: PairScores, annotation: str) -> str:
@@ -43,6 +45,7 @@ def to_json(card: PairScores, annotation: str) -> str:
 
 def from_json(entry: Mapping[str, Any], annotation: str) -> PairScores:
     """One card, of its object. Raises `AnnotationError`."""
+    refuse_other_case(entry, _NAMES, annotation)
     uuid = member(entry, "uuid", str, annotation) or ""
     scores = member(entry, "score", dict, annotation) or {}
     card = PairScores(uuid, MappingProxyType(scores))

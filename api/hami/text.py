@@ -14,7 +14,7 @@ __all__ = [
     "LARGEST",
     "MOST_CHARACTERS",
     "MOST_ENTRIES",
-    "SEPARATORS",
+    "RESERVED",
     "bounded",
     "counted",
     "shows_control",
@@ -29,8 +29,8 @@ MOST_ENTRIES = 10_000
 LARGEST = 2**31 - 1
 """Peers keep counts, MiB and percentages in 32 bits."""
 
-SEPARATORS = ",:;"
-"""What ends a field, a device and a container."""
+RESERVED = ",:;[]"
+"""What no uuid may have: the ends of a field, a device and a container, and a slot's brackets."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -124,6 +125,18 @@ def test_a_pod_full_of_nonsense_is_answered(word: str) -> None:
             pod.pod_grant(annotations, vendor)
         except AnnotationError as error:
             assert error.annotation in keys
+
+
+def test_an_excerpt_of_json_shows_where_it_breaks() -> None:
+    with pytest.raises(AnnotationError) as caught:
+        register.decode("[" + '{"id":"a"},' * 1000 + "oops]", KEY)
+    assert "oops" in caught.value.excerpt
+
+
+def test_an_error_survives_a_process_boundary() -> None:
+    with pytest.raises(AnnotationError) as caught:
+        register.decode("a,1,1,1,t,0,true:b:", KEY)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_an_excerpt_shows_nothing_that_a_terminal_would_obey() -> None:
