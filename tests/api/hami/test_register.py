@@ -272,11 +272,12 @@ uuids = st.text(
     max_size=40,
 )
 amounts = st.integers(0, LARGEST)
+# "-0" is read as 0, which adding 0 does to it too
 jsons = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**53), 2**53)
-    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number + 0.0)
     | texts,
     lambda inner: (
         st.lists(inner, max_size=3).map(tuple) | st.dictionaries(texts, inner, max_size=3)
