@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 from deviceplugin.api.hami.errors import AnnotationError, in_turn
-from deviceplugin.api.hami.text import bounded, counted, shows_control
+from deviceplugin.api.hami.text import bounded, clean, counted
 
 __all__ = ["Json", "dumps", "frozen", "loads_list", "member", "refuse_other_case", "struct"]
 
@@ -96,7 +96,7 @@ def frozen(entry: Mapping[str, Any], annotation: str, depth: int = DEEPEST) -> M
     """An object that nobody can change any more, nor its members. Raises `AnnotationError`."""
     return MappingProxyType(
         {
-            _clean(key, annotation): _frozen(value, annotation, depth - 1)
+            clean(key, annotation): _frozen(value, annotation, depth - 1)
             for key, value in entry.items()
         }
     )
@@ -116,7 +116,7 @@ def _frozen(value: object, annotation: str, depth: int) -> Json:
     if isinstance(value, list):
         return tuple(_frozen(item, annotation, depth - 1) for item in value)
     if isinstance(value, str):
-        return _clean(value, annotation)
+        return clean(value, annotation)
     if isinstance(value, int | float) and not -EXACT <= value <= EXACT:
         return _rounded(value, annotation)
     return value if isinstance(value, int | float) else None
@@ -128,12 +128,6 @@ def _rounded(value: float, annotation: str) -> float:
         if math.isfinite(value):
             return float(value)
     raise AnnotationError(annotation, "a number too large", "write a smaller one")
-
-
-def _clean(text: str, annotation: str) -> str:
-    if shows_control(text):
-        raise AnnotationError(annotation, "control characters", "remove them", text)
-    return text
 
 
 def _no_constant(name: str) -> object:

@@ -11,6 +11,7 @@ from deviceplugin.api.hami import keys, poddevices
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import VendorKeys
 from deviceplugin.api.hami.poddevices import PodDevices
+from deviceplugin.api.hami.text import clean
 
 __all__ = [
     "BindPhase",
@@ -67,7 +68,7 @@ def pod_grant(annotations: Mapping[str, str], vendor: VendorKeys) -> PodGrant | 
         return None
     phase = annotations.get(keys.BIND_PHASE)
     return PodGrant(
-        node=node,
+        node=clean(node, keys.VGPU_NODE),
         allocated=allocated,
         to_allocate=_devices(annotations, vendor.to_allocate, vendor),
         assigned_at=_time(annotations, keys.VGPU_TIME),

@@ -20,8 +20,8 @@ from deviceplugin.api.hami.text import (
     LARGEST,
     RESERVED,
     bounded,
+    clean,
     counted,
-    shows_control,
     whole,
 )
 
@@ -84,7 +84,7 @@ def encode_container(devices: Iterable[ContainerDevice], annotation: str) -> str
 
 def decode(text: str, annotation: str) -> PodDevices:
     """All containers, those without devices too. Raises `AnnotationError`."""
-    containers = _checked(text, annotation).removesuffix(";").split(";") if text else []
+    containers = clean(text, annotation).removesuffix(";").split(";") if text else []
     counted(text.count(":"), annotation)
     counted(len(containers), annotation)
     return in_turn(_container, containers, annotation, "container")
@@ -93,7 +93,7 @@ def decode(text: str, annotation: str) -> PodDevices:
 def decode_container(text: str, annotation: str) -> ContainerDevices:
     """One container's devices, without the ``;`` at its end. Raises `AnnotationError`."""
     counted(text.count(":"), annotation)
-    return _container(_checked(text, annotation), annotation)
+    return _container(clean(text, annotation), annotation)
 
 
 def of_type(containers: PodDevices, word: str) -> PodDevices:
@@ -141,12 +141,6 @@ def owners(
             "have the pod made anew",
         )
     return tuple(position + offset for position in found)
-
-
-def _checked(text: str, annotation: str) -> str:
-    if shows_control(bounded(text, annotation)):
-        raise AnnotationError(annotation, "control characters", "remove them", text)
-    return text
 
 
 def _container(text: str, annotation: str) -> ContainerDevices:
@@ -204,8 +198,7 @@ def _check(device: ContainerDevice, annotation: str) -> None:
     for text in (device.uuid, device.type):
         if any(character in text for character in RESERVED):
             raise AnnotationError(annotation, f"a name with one of {RESERVED}", "use another", text)
-        if shows_control(text):
-            raise AnnotationError(annotation, "control characters", "remove them", text)
+        clean(text, annotation)
     amounts = [device.memory, device.cores]
     if device.slot:
         amounts += [device.slot.geometry, device.slot.position]

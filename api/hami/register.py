@@ -22,8 +22,8 @@ from deviceplugin.api.hami.text import (
     LARGEST,
     RESERVED,
     bounded,
+    clean,
     counted,
-    shows_control,
     truth,
     whole,
 )
@@ -195,8 +195,7 @@ def _check(device: NodeDevice, annotation: str) -> None:
             annotation, f"an id with one of {RESERVED}", "use another: no pod could name it", uuid
         )
     for text in (uuid, device.type, device.mode, device.vendor):
-        if shows_control(text):
-            raise AnnotationError(annotation, "control characters", "remove them", text)
+        clean(text, annotation)
     if not (
         0 <= device.count <= LARGEST
         and 0 <= device.memory <= LARGEST

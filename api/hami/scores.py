@@ -10,7 +10,7 @@ from typing import Any
 from deviceplugin.api.hami.errors import AnnotationError, in_turn
 from deviceplugin.api.hami.gojson import loads_list, member, refuse_other_case, struct
 from deviceplugin.api.hami.keys import NVIDIA_SCORE
-from deviceplugin.api.hami.text import LARGEST, bounded, counted, shows_control
+from deviceplugin.api.hami.text import LARGEST, bounded, clean, counted
 
 __all__ = ["PairScores", "decode", "encode", "from_json", "to_json"]
 
@@ -57,8 +57,7 @@ def _check(card: PairScores, annotation: str) -> None:
     if not card.uuid:
         raise AnnotationError(annotation, "a card without uuid", "name it")
     for uuid in (card.uuid, *card.scores):
-        if shows_control(uuid):
-            raise AnnotationError(annotation, "control characters", "remove them", uuid)
+        clean(uuid, annotation)
     for uuid, score in card.scores.items():
         if type(score) is not int or not 0 <= score <= LARGEST:
             raise AnnotationError(

@@ -16,8 +16,8 @@ __all__ = [
     "MOST_ENTRIES",
     "RESERVED",
     "bounded",
+    "clean",
     "counted",
-    "shows_control",
     "truth",
     "whole",
 ]
@@ -37,11 +37,6 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 
-def shows_control(text: str) -> bool:
-    """Whether there are control characters, or halves of characters that no UTF-8 can write."""
-    return not text.isprintable() and _CONTROL.search(text) is not None
-
-
 def bounded(text: str, annotation: str) -> str:
     """The text, if it is short enough. Raises `AnnotationError`."""
     if len(text) > MOST_CHARACTERS:
@@ -51,6 +46,15 @@ def bounded(text: str, annotation: str) -> str:
             "find out who wrote it and remove it",
             text,
         )
+    return text
+
+
+def clean(text: str, annotation: str) -> str:
+    """The text, if it is short enough and has no control characters, nor halves of characters that
+    UTF-8 cannot write. Raises `AnnotationError`.
+    """
+    if not bounded(text, annotation).isprintable() and _CONTROL.search(text):
+        raise AnnotationError(annotation, "control characters", "remove them", text)
     return text
 
 

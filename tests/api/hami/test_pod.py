@@ -85,6 +85,7 @@ def test_vendors_that_do_not_count_down_have_nothing_to_allocate() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("hami.io/vgpu-node", "n1\n"),
         ("hami.io/vgpu-time", "soon"),
         ("hami.io/bind-time", "-1"),
         ("hami.io/bind-phase", "Success"),
