@@ -117,14 +117,16 @@ def keys_of(keys: VendorKeys) -> tuple[str, ...]:
 
 
 def _described(device: PhysicalDevice, plan: ResourcePlan, word: str) -> NodeDevice:
+    """Schedulers look for the word in the type (hami-scheduler.md 4.6)."""
     split = plan.split
+    model = device.model
     index = device.index.partition(":")[0]
     return NodeDevice(
         uuid=device.uuid,
         count=split.count,
         memory=min(int((device.memory_mib or 0) * split.memory_scaling), INT32),
         cores=min(int(device.cores_percent * split.cores_scaling), INT32),
-        type=device.model or word,
+        type=model if word in model else f"{word}-{model}".rstrip("-"),
         healthy=device.healthy,
         numa=device.numa_node or 0,
         index=int(index) if index.isascii() and index.isdigit() else 0,
