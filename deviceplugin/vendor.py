@@ -53,6 +53,7 @@ __all__ = [
     "RuntimeExposed",
     "Safeguarded",
     "Sharing",
+    "Slotted",
     "Snapshot",
     "Spec",
     "Split",
@@ -431,6 +432,30 @@ class Partitioner(Protocol):
 
     def release(self, request: Mapping[str, Any]) -> None:
         """Remove it again; to remove what is not there is no error. Raises `DriverError`."""
+
+
+@runtime_checkable
+class Slotted(Protocol):
+    """Schedulers grant hard partitions by their place on a card (`Grant.slot`), and the node makes
+    them when a container needs them: `slot_request` in the agent, `Partitioner.partition` in the
+    probe, `slot_granted` in the agent, and then `NodeBackend.edits` with the grant that is left.
+    """
+
+    def slot_request(self, grant: Grant, owner: Owner) -> Mapping[str, Any] | None:
+        """What `partition` needs to make the partition that is granted, as plain JSON data; None
+        for a grant that needs none. Pure.
+
+        The framework adds the key ``in_use``: who else on this node holds partitions of the same
+        card, one ``{"slot": ..., "owner": "namespace/pod/container", "uuid": ...}`` a grant, with
+        ``uuid``, the partition that was answered, where it is known. Raises `ValueError` for a
+        grant that no partition can honour, with a text for the pod's status.
+        """
+
+    def slot_granted(self, grant: Grant, answer: Mapping[str, Any]) -> Grant:
+        """The grant of the partition that `partition` answered, in place of the card's. Pure.
+
+        Raises `ValueError` for an answer that does not describe one.
+        """
 
 
 def with_health(device: PhysicalDevice, healthy: bool, reason: str = "") -> PhysicalDevice:
