@@ -24,7 +24,7 @@ from deviceplugin.cdi import sweep_temporaries
 from deviceplugin.config import Config, vendor_settings
 from deviceplugin.health import HealthPolicy
 from deviceplugin.injection.render import Strategy
-from deviceplugin.injection.store import SpecStore
+from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
 from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
 from deviceplugin.kubelet.sockets import DirectoryWatch
 from deviceplugin.metrics import Metrics
@@ -211,7 +211,7 @@ class Agent:
                 pass_device_specs=config.pass_device_specs,
                 annotation_prefix=config.cdi_annotation_prefix,
             ),
-            store=SpecStore(Path(config.paths.cdi_dir)),
+            store=SpecStore(Path(config.paths.cdi_dir), Path(config.paths.run_dir) / MANIFEST_FILE),
             mode=self._modes(config, pod_resources),
             policy=config.allocation_policy,
             host_root=Path(config.paths.host_root),

@@ -7,6 +7,7 @@ writes again what is not.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,14 +16,20 @@ from deviceplugin.cdi import parse_qualified_name, remove_spec, spec_file_name, 
 from deviceplugin.cdi.model import Spec
 from deviceplugin.injection.render import CDI_VENDOR, allocation_kind
 
+MANIFEST_FILE = "cdi-inventories.json"
+"""Below the agent's run directory: the names of the inventories that it wrote."""
+
 
 class SpecStore:
     """The specifications of this agent in one directory. Blocking; call it off the loop, from any
     thread.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, manifest: Path | None = None) -> None:
+        """`manifest` is the file that lists the inventories that were written, because their names
+        alone do not tell whose they are.
+        """
+        self.directory, self._manifest = directory, manifest
         self._lock = threading.RLock()
         """What is wanted and what is there change together: a file that is put while the directory
         is swept or restored belongs to neither."""
@@ -43,7 +50,9 @@ class SpecStore:
                 self._write(name, spec)
             for stale in self._inventory.get(vendor, set()) - names.keys():
                 self._remove(stale)
-            self._inventory[vendor] = set(names)
+            if self._inventory.get(vendor) != names.keys():
+                self._inventory[vendor] = set(names)
+                self._list_inventories()
 
     def put(self, vendor: str, allocation: str, spec: Spec) -> None:
         """Write the specification of one allocation. Raises as `put_inventory`."""
@@ -82,6 +91,15 @@ class SpecStore:
             for name in missing:
                 write_spec(self.directory, self._wanted[name], name=name, fsync=False)
         return missing
+
+    def _list_inventories(self) -> None:
+        if self._manifest is None:
+            return
+        listed = sorted(name for names in self._inventory.values() for name in names)
+        self._manifest.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._manifest.with_suffix(".tmp")
+        temporary.write_text(json.dumps(listed))
+        temporary.replace(self._manifest)
 
     def _path(self, vendor: str, allocation: str) -> Path:
         return self.directory / f"{spec_file_name(allocation_kind(vendor), allocation)}.json"

@@ -53,14 +53,14 @@ def remove_stale(directory: Path, resource: str, live: Path) -> list[Path]:
     stale = [
         path
         for path in directory.glob(f"{stem}-*.sock")
-        if path != live and path.is_socket() and not _answers(path)
+        if path != live and path.is_socket() and not answers(path)
     ]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
 
 
-def _answers(path: Path) -> bool:
+def answers(path: Path) -> bool:
     """Whether somebody listens on a socket file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(0.2)

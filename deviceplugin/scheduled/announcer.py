@@ -5,7 +5,7 @@ an interval, and written again when somebody else removed them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,15 +16,20 @@ from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.readiness import Readiness
 from deviceplugin.scheduled.node import ScheduledNode
 from deviceplugin.scheduled.registration import (
-    MODE_ANNOTATION,
+    OWNED_ANNOTATION,
     Offer,
     handshakes,
+    keys_of,
     node_annotations,
+    owned,
 )
 
 INTERVAL_SECONDS = 30.0
 RETRY_SECONDS = 5.0
 """Source of both: hami-nvidia-node.md 2.2."""
+
+SETTLE_SECONDS = 180.0
+"""After which what nobody offers is what nobody serves; longer than any vendor's first probe."""
 
 READINESS = "node registration"
 
@@ -44,6 +49,7 @@ class Announcer:
         self._offers: dict[str, Offer] = {}
         self._told: Mapping[str, str] = {}
         self._withdrawn: set[str] = set()
+        self._started = asyncio.get_running_loop().time()
         self._wake = asyncio.Event()
         self._log = structlog.get_logger().bind(node=node.name)
 
@@ -52,12 +58,12 @@ class Announcer:
         before = self._offers.get(resource)
         if what == before:
             return
+        if before is not None:
+            self._withdrawn.update(key for key in keys_of(before.keys))
         if what is None:
             del self._offers[resource]
         else:
             self._offers[resource] = what
-        if before is not None and (what is None or what.keys != before.keys):
-            self._withdrawn |= {k for k in (before.keys.register, before.keys.score) if k}
         self._wake.set()
 
     async def run(self) -> None:
@@ -68,7 +74,7 @@ class Announcer:
                 await self.announce()
                 self._readiness.clear(READINESS)
                 wait = self._interval
-            except (ApiError, AnnotationError) as error:
+            except ApiError as error:
                 self._readiness.block(READINESS, str(error))
                 self._log.warning("not announced, the next try follows", reason=str(error))
                 wait = self._retry
@@ -79,24 +85,51 @@ class Announcer:
                 pass
 
     async def announce(self) -> bool:
-        """Bring the node in line; whether anything had to be written.
-
-        Raises `ApiError` and `AnnotationError`.
-        """
-        if not self._offers and not self._withdrawn:
-            return False
-        offers = tuple(self._offers.values())
+        """Bring the node in line; whether anything had to be written. Raises `ApiError`."""
+        offers = self._writable()
         wanted = node_annotations(offers, deferred=self._node.deferred)
         current = (self._node.node or await self._node.fresh_node()).annotations
+        gone = self._to_remove(current, wanted, offers)
+        ours = {*wanted, *owned(current), *(item.keys.handshake for item in offers)} - gone
+        if named := sorted(key for key in ours if key and key != OWNED_ANNOTATION):
+            wanted[OWNED_ANNOTATION] = ",".join(named)
+        else:
+            gone |= {OWNED_ANNOTATION} & current.keys()
         patch: dict[str, Any] = {k: v for k, v in wanted.items() if current.get(k) != v}
         changed = bool(patch) and bool(self._told)
         patch |= handshakes(offers, current, datetime.now(UTC), changed)
-        gone = {*self._withdrawn, MODE_ANNOTATION} - wanted.keys()
-        patch |= {key: None for key in gone if key in current}
+        patch |= dict.fromkeys(gone)
         if patch:
             await self._node.api.patch(
                 Path.node(self._node.name), {"metadata": {"annotations": patch}}, MERGE_PATCH
             )
             self._log.info("announced", annotations=sorted(patch))
-        self._told, self._withdrawn = wanted, set()
+        self._told = wanted
+        self._withdrawn.clear()
         return bool(patch)
+
+    def _writable(self) -> tuple[Offer, ...]:
+        """The offers that can be written: a driver's absurd answer stays its vendor's trouble."""
+        found = []
+        for resource, item in self._offers.items():
+            name = f"{READINESS} of {resource}"
+            try:
+                node_annotations([item], deferred=False)
+            except AnnotationError as error:
+                self._readiness.block(name, str(error))
+                self._log.warning("not announced", resource=resource, reason=str(error))
+            else:
+                self._readiness.clear(name)
+                found.append(item)
+        return tuple(found)
+
+    def _to_remove(
+        self, current: Mapping[str, str], wanted: Mapping[str, str], offers: Sequence[Offer]
+    ) -> set[str]:
+        """What the node should not have any more: annotations of resources that ended, and, once
+        every vendor has had time to speak up, those that an agent before us left.
+        """
+        late = asyncio.get_running_loop().time() - self._started > SETTLE_SECONDS
+        stale = owned(current) - {OWNED_ANNOTATION} if late else frozenset()
+        shaken = {item.keys.handshake for item in offers}
+        return {*stale, *self._withdrawn} & current.keys() - wanted.keys() - shaken

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from deviceplugin.api.hami import handshake, register, scores
-from deviceplugin.api.hami.keys import Registration, VendorKeys
+from deviceplugin.api.hami.keys import VENDORS, Registration, VendorKeys
 from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan
@@ -28,6 +28,12 @@ __all__ = [
 
 MODE_ANNOTATION = "node.deviceplugin.dev/allocation"
 """``deferred`` on nodes where a scheduler needs no lock: grants are handed over by evidence."""
+
+OUR_DOMAIN = "deviceplugin.dev"
+
+OWNED_ANNOTATION = "node.deviceplugin.dev/announces"
+"""The annotations of the node that are ours, joined by commas: what an agent with another
+configuration, or a clean-up, has to take back, even after everything on the node was lost."""
 
 SILENT = frozenset({"NVIDIA"})
 """Words whose agents do not answer the handshake since HAMi 2.8."""
@@ -89,6 +95,19 @@ def node_annotations(offers: Sequence[Offer], *, deferred: bool) -> dict[str, st
     if deferred and wanted:
         wanted[MODE_ANNOTATION] = "deferred"
     return wanted
+
+
+def owned(current: Mapping[str, str]) -> frozenset[str]:
+    """The annotations of a node that are ours to remove, by its own word. Only names that agents
+    of this sort ever write count, so that nobody can make us remove another's.
+    """
+    named = current.get(OWNED_ANNOTATION, "").split(",")
+    ours = {key for key in named if key.partition("/")[0].endswith(OUR_DOMAIN) or _is_known(key)}
+    return frozenset(current.keys() & {*ours, OWNED_ANNOTATION})
+
+
+def _is_known(key: str) -> bool:
+    return any(key in keys_of(keys) for keys in VENDORS.values())
 
 
 def handshakes(
