@@ -75,8 +75,18 @@ def from_json(text: str) -> Checkpoint:
     return checkpoint
 
 
+def read(directory: Path) -> Checkpoint | None:
+    """The checkpoint in a directory, None when there is none. Raises `CorruptCheckpointError`."""
+    try:
+        return from_json((directory / FILE_NAME).read_text())
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise CorruptCheckpointError(f"not a checkpoint: {error!r}") from None
+
+
 def write(directory: Path, checkpoint: Checkpoint) -> None:
-    """Write the file as kubelet does: a hidden temporary file, fsync, rename."""
+    """Write the file as kubelet does: a hidden temporary file, fsync, rename. Raises `OSError`."""
     temporary = directory / f".{FILE_NAME}.tmp"
     with temporary.open("w") as file:
         file.write(to_json(checkpoint))

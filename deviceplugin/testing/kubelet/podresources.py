@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import grpc
 import grpc.aio
 
 from deviceplugin.api.kubelet.podresources_v1 import podresources_pb2 as pb
 from deviceplugin.api.kubelet.podresources_v1 import podresources_pb2_grpc as rpc
+from deviceplugin.testing.kubelet.ledger import WITHOUT_NODE, Record
 from deviceplugin.testing.kubelet.pods import Pod
-
-if TYPE_CHECKING:
-    from deviceplugin.testing.kubelet.kubelet import EmbeddedKubelet
 
 RATE, BURST = 100.0, 10.0
 
 
-class PodResourcesService(rpc.PodResourcesListerServicer):
-    """List, Get and GetAllocatableResources; set `down` to let every call fail."""
+class Source(Protocol):
+    """What the service needs to know of kubelet."""
 
-    def __init__(self, kubelet: EmbeddedKubelet) -> None:
-        self._kubelet = kubelet
+    def listed_pods(self) -> Sequence[Pod]:
+        """The pods that List shows."""
+
+    def pod_by_name(self, namespace: str, name: str) -> Pod | None:
+        """Any pod that kubelet knows, ended or not."""
+
+    def container_records(self, uid: str, container: str) -> Mapping[str, Record]:
+        """What a container holds, by resource."""
+
+    def healthy_devices(self) -> Iterator[tuple[str, str, tuple[int, ...] | None]]:
+        """Resource, id and NUMA nodes of every healthy device; no nodes at all is None."""
+
+    @property
+    def has_get(self) -> bool:
+        """Whether Get is served."""
+
+
+class PodResourcesService(rpc.PodResourcesListerServicer):
+    """List, Get and GetAllocatableResources.
+
+    Set `down` to let every call fail with UNAVAILABLE, `limited` with RESOURCE_EXHAUSTED, `delay`
+    to answer so many seconds late; `rate` a second and `burst` are kubelet's own limits.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.down = self.limited = False
+        self.delay = 0.0
+        self.rate, self.burst = RATE, BURST
         self._tokens, self._filled = BURST, time.monotonic()
-        self.down = False
 
     async def List(  # noqa: N802
         self,
         request: pb.ListPodResourcesRequest,
         context: grpc.aio.ServicerContext[pb.ListPodResourcesRequest, pb.ListPodResourcesResponse],
     ) -> pb.ListPodResourcesResponse:
-        """Active pods; ordinary init containers are never listed."""
-        if refused := self._refused():
+        """The pods with what their containers hold; ordinary init containers are never listed."""
+        if refused := await self._refused():
             await context.abort(*refused)
-        pods = [self._pod(pod) for pod in self._kubelet.active_pods()]
+        pods = [self._pod(pod) for pod in self._source.listed_pods()]
         return pb.ListPodResourcesResponse(pod_resources=pods)
 
     async def Get(  # noqa: N802
@@ -44,15 +70,16 @@ class PodResourcesService(rpc.PodResourcesListerServicer):
         context: grpc.aio.ServicerContext[pb.GetPodResourcesRequest, pb.GetPodResourcesResponse],
     ) -> pb.GetPodResourcesResponse:
         """One pod by name."""
-        if refused := self._refused():
+        if refused := await self._refused():
             await context.abort(*refused)
-        wanted = (request.pod_namespace, request.pod_name)
-        for pod in self._kubelet.active_pods():
-            if (pod.namespace, pod.name) == wanted:
-                return pb.GetPodResourcesResponse(pod_resources=self._pod(pod))
-        text = f"pod {request.pod_name} in namespace {request.pod_namespace} not found"
-        await context.abort(grpc.StatusCode.UNKNOWN, text)
-        raise AssertionError("abort raises")
+        if not self._source.has_get:
+            await context.abort(grpc.StatusCode.UNKNOWN, "PodResources API Get method disabled")
+        pod = self._source.pod_by_name(request.pod_namespace, request.pod_name)
+        if pod is None:
+            text = f"pod {request.pod_name} in namespace {request.pod_namespace} not found"
+            await context.abort(grpc.StatusCode.UNKNOWN, text)
+            raise AssertionError("abort raises")
+        return pb.GetPodResourcesResponse(pod_resources=self._pod(pod))
 
     async def GetAllocatableResources(  # noqa: N802
         self,
@@ -61,25 +88,24 @@ class PodResourcesService(rpc.PodResourcesListerServicer):
             pb.AllocatableResourcesRequest, pb.AllocatableResourcesResponse
         ],
     ) -> pb.AllocatableResourcesResponse:
-        """Healthy devices of every resource."""
-        if refused := self._refused():
+        """Healthy devices of every resource. One whose topology names no node is not shown."""
+        if refused := await self._refused():
             await context.abort(*refused)
         found = [
-            entry
-            for resource in self._kubelet.allocatable()
-            for identity, device in self._kubelet.devices(resource).items()
-            if device.health == "Healthy"
-            for entry in self._entries(resource, identity)
+            _entry(resource, identity, node)
+            for resource, identity, nodes in self._source.healthy_devices()
+            for node in ((None,) if nodes is None else nodes)
         ]
         return pb.AllocatableResourcesResponse(devices=found)
 
-    def _refused(self) -> tuple[grpc.StatusCode, str] | None:
+    async def _refused(self) -> tuple[grpc.StatusCode, str] | None:
+        await asyncio.sleep(self.delay)
         if self.down:
             return grpc.StatusCode.UNAVAILABLE, "down for the test"
         now = time.monotonic()
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE)
+        self._tokens = min(self.burst, self._tokens + (now - self._filled) * self.rate)
         self._filled = now
-        if self._tokens < 1:
+        if self.limited or self._tokens < 1:
             return grpc.StatusCode.RESOURCE_EXHAUSTED, "rejected by rate limit"
         self._tokens -= 1
         return None
@@ -89,31 +115,26 @@ class PodResourcesService(rpc.PodResourcesListerServicer):
             pb.ContainerResources(
                 name=container.name,
                 devices=[
-                    entry
-                    for resource, ids in self._kubelet.held(pod.uid, container.name).items()
+                    _entry(resource, identity, None if node == WITHOUT_NODE else node)
+                    for resource, record in self._source.container_records(
+                        pod.uid, container.name
+                    ).items()
+                    for node, ids in record.by_node.items()
                     for identity in ids
-                    for entry in self._entries(resource, identity)
                 ],
             )
-            for container in pod.containers
+            for container in pod.ordered()
             if not container.init or container.restartable
         ]
         return pb.PodResources(name=pod.name, namespace=pod.namespace, containers=containers)
 
-    def _entries(self, resource: str, identity: str) -> list[pb.ContainerDevices]:
-        """One entry for each id, and for each of its NUMA nodes."""
-        device = self._kubelet.devices(resource).get(identity)
-        nodes = [node.ID for node in device.topology.nodes] if device is not None else []
-        entry = {"resource_name": resource, "device_ids": [identity]}
-        if not nodes:
-            return [pb.ContainerDevices(**entry)]  # type: ignore[arg-type]
-        return [
-            pb.ContainerDevices(
-                **entry,  # type: ignore[arg-type]
-                topology=pb.TopologyInfo(nodes=[pb.NUMANode(ID=node)]),
-            )
-            for node in nodes
-        ]
+
+def _entry(resource: str, identity: str, node: int | None) -> pb.ContainerDevices:
+    """One entry for each id and NUMA node."""
+    entry = pb.ContainerDevices(resource_name=resource, device_ids=[identity])
+    if node is not None:
+        entry.topology.nodes.add(ID=node)
+    return entry
 
 
 async def serve_pod_resources(socket: Path, service: PodResourcesService) -> grpc.aio.Server:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deviceplugin import cdi
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
@@ -39,6 +39,32 @@ class Pod:
     def of(cls, name: str, **limits: int) -> Pod:
         """A pod with one container called ``main``; keyword ``a__b`` stands for ``a/b``."""
         return cls(name, (Container("main", {k.replace("__", "/"): v for k, v in limits.items()}),))
+
+    def ordered(self) -> tuple[Container, ...]:
+        """The containers as kubelet takes them: init containers first."""
+        return tuple(sorted(self.containers, key=lambda container: not container.init))
+
+    def container(self, name: str) -> Container:
+        """A container by name. Raises `KeyError`."""
+        for container in self.containers:
+            if container.name == name:
+                return container
+        raise KeyError(f"pod {self.name} has no container {name!r}")
+
+    def recreated(self) -> Pod:
+        """Another pod of the same name, as a controller makes it."""
+        return replace(self, uid=str(uuid.uuid4()))
+
+    def request(self, resource: str) -> int:
+        """What the scheduler and the node check count: the most that is held at one time."""
+        most = kept = 0
+        for container in self.ordered():
+            count = container.limits.get(resource, 0)
+            if container.init and not container.restartable:
+                most = max(most, kept + count)
+            else:
+                kept += count
+        return max(most, kept)
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Pod:
@@ -88,6 +114,18 @@ class Failed:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class PodStatus:
+    """What the API shows of a pod. `health` is by container, resource and device id; it is empty
+    where the version or its feature gates do not report health (2.11).
+    """
+
+    phase: Literal["Pending", "Running", "Succeeded", "Failed"]
+    reason: str = ""
+    message: str = ""
+    health: Mapping[str, Mapping[str, Mapping[str, str]]] = field(default_factory=dict)
+
+
 class StartError(Exception):
     """The container did not start; kubelet tries again later."""
 
@@ -127,23 +165,27 @@ class ContainerConfig:
 
 
 def merge(
-    responses: Sequence[pb.ContainerAllocateResponse], container: Container
-) -> tuple[ContainerConfig, list[str]]:
-    """One configuration out of the responses of several resources, and the contradictions.
+    responses: Sequence[pb.ContainerAllocateResponse],
+    container: Container,
+    *,
+    cdi_devices: bool = True,
+) -> tuple[ContainerConfig, list[tuple[str, str]]]:
+    """One configuration out of the responses of several resources, and the kind and name of each
+    contradiction between them.
 
     The first one wins for a variable, a path, a key; CDI names are kept once, in order
-    (kubelet-deviceplugin.md 2.8).
+    (kubelet-deviceplugin.md 2.8). Without `cdi_devices` the field of that name is not known.
     """
     envs: dict[str, str] = {}
     devices: dict[str, pb.DeviceSpec] = {}
     mounts: dict[str, pb.Mount] = {}
     annotations: dict[str, str] = {}
     names: dict[str, None] = {}
-    contradictions: list[str] = []
+    contradictions: list[tuple[str, str]] = []
 
     def put(kind: str, into: dict[str, Any], key: str, value: Any) -> None:
         if into.setdefault(key, value) != value:
-            contradictions.append(f"two resources give different values for {kind} {key}")
+            contradictions.append((kind, key))
 
     for response in responses:
         for key in sorted(response.envs):
@@ -154,7 +196,8 @@ def merge(
             put("mount", mounts, mount.container_path, mount)
         for key in sorted(response.annotations):
             put("annotation", annotations, key, response.annotations[key])
-        names.update(dict.fromkeys(device.name for device in response.cdi_devices))
+        if cdi_devices:
+            names.update(dict.fromkeys(device.name for device in response.cdi_devices))
     return (
         ContainerConfig(
             (*envs.items(), *container.env.items()),
@@ -165,3 +208,21 @@ def merge(
         ),
         contradictions,
     )
+
+
+def misfit(
+    pod: Pod, others: Iterable[Pod], allocatable: Mapping[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Reason and message for each resource of which the node has too little (2.6).
+
+    A resource that the node does not show is left out of the check, as kubelet does.
+    """
+    others = list(others)
+    for resource in sorted({name for c in pod.containers for name in c.limits} & set(allocatable)):
+        asked, used = pod.request(resource), sum(other.request(resource) for other in others)
+        if asked + used > allocatable[resource]:
+            yield (
+                f"OutOf{resource}",
+                f"Node didn't have enough resource: {resource}, requested: {asked}, "
+                f"used: {used}, capacity: {allocatable[resource]}",
+            )
