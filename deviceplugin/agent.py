@@ -41,6 +41,9 @@ from deviceplugin.vendor import ResourcePlan, Vendor
 RECONCILE_SECONDS = float(os.environ.get("DEVICEPLUGIN_RECONCILE_SECONDS", "30"))
 """Between two questions to kubelet who holds what."""
 
+FIRST_RECONCILE_SECONDS = 3.0
+"""After the start, so that what others handed over before us is known soon."""
+
 PRESENCE_SECONDS = 60.0
 """Between two looks for drivers that came later."""
 
@@ -279,10 +282,12 @@ class Agent:
                 self._log.warning("wrote CDI files again that were gone", files=len(restored))
 
     async def _ask_kubelet(self, pod_resources: PodResources) -> None:
+        wait = min(self._reconcile, FIRST_RECONCILE_SECONDS)
         while True:
-            await asyncio.sleep(self._reconcile)
+            await asyncio.sleep(wait)
             if not self.runtimes:
                 continue
+            wait = self._reconcile
             try:
                 holdings = await pod_resources.holdings()
             except PodResourcesError as error:

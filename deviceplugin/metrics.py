@@ -55,6 +55,11 @@ class Metrics:
             "1 while something keeps every device of the resource from being handed out.",
             ["resource"],
         )
+        self.adopted = counter(
+            "grants_adopted",
+            "Grants of running containers that were not in the record of grants.",
+            ["resource"],
+        )
         self.config_reloads = counter(
             "config_reloads", "Configuration reloads by outcome.", ["outcome"]
         )

@@ -134,9 +134,21 @@ class VendorRuntime:
 
     async def holdings_seen(self, holdings: Sequence[Holding]) -> None:
         """Kubelet's word on who holds what: drop what nobody holds, restore what is missing."""
+        await self._adopt(holdings)
         if self._around.strategy.cdi:
             await self._reconcile_specs(holdings)
         self._drop_freed(holdings)
+
+    async def _adopt(self, holdings: Sequence[Holding]) -> None:
+        """What was handed over before us is known from here on."""
+        for served in list(self._served.values()):
+            for held in holdings:
+                if held.resource == served.resource.name:
+                    if await served.allocator.adopt(sorted(held.ids)):
+                        self._metrics.adopted.labels(held.resource).inc()
+                        self._log.info(
+                            "adopted a grant", pod=f"{held.namespace}/{held.pod}", to=held.container
+                        )
 
     async def _lock(self) -> TextIO:
         """Hold the node's lock for this vendor; wait while another agent has it."""

@@ -169,6 +169,13 @@ class ResourceAllocator:
         """The allocation's name, under which its specification is kept."""
         return allocation_id(self._resource.name, ids)
 
+    async def adopt(self, ids: Sequence[str]) -> bool:
+        """Whether it was learned just now who holds these ids."""
+        table = self._resource.table
+        if not set(ids) <= table.virtual.keys():
+            return False
+        return await self._mode.adopt(self._ask(table, self.checked(ids, table, health=False)))
+
     async def restore(self, ids: Sequence[str]) -> bool:
         """Write the specification of an allocation again that a wiped directory lost; False where
         the ids are not ours to explain any more or nothing was missing.

@@ -71,6 +71,9 @@ class Mode(Protocol):
     async def started(self, ask: Ask, granted: Granted) -> None:
         """The node is ready for the start."""
 
+    async def adopt(self, ask: Ask) -> bool:
+        """Take over what kubelet says was handed out before us; whether something was learned."""
+
     def known(self, ask: Ask) -> Granted | None:
         """What these ids were given before, to write it again after the CDI directory was wiped;
         None when that is not known or not needed.

@@ -55,6 +55,10 @@ class Standalone:
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Nothing to record."""
 
+    async def adopt(self, ask: Ask) -> bool:
+        """Nothing is recorded, so nothing can be missing."""
+        return False
+
     def known(self, ask: Ask) -> Granted | None:
         """The share of the ids; None where the start decides anew anyway."""
         return None if self.deferred else Granted(_owner(ask), _share(ask))

@@ -37,10 +37,20 @@ class Entry:
     def annotations(self) -> Mapping[str, str]:
         """The annotations of that answer; none where it cannot be read."""
         try:
-            message = pb.ContainerAllocateResponse.FromString(base64.b64decode(self.answer))
-        except (ValueError, DecodeError):
+            message = pb.ContainerAllocateResponse.FromString(self._raw())
+        except DecodeError:
             return {}
         return dict(message.annotations)
+
+    def mentions(self, text: str) -> bool:
+        """Whether the text stands anywhere in that answer."""
+        return text.encode() in self._raw()
+
+    def _raw(self) -> bytes:
+        try:
+            return base64.b64decode(self.answer)
+        except ValueError:
+            return b""
 
 
 class Checkpoint:
@@ -71,4 +81,10 @@ class Checkpoint:
 def _entries(document: Mapping[str, Any]) -> Iterator[Entry]:
     for item in document["Data"]["PodDeviceEntries"] or ():
         ids = frozenset(identity for some in item["DeviceIDs"].values() for identity in some)
-        yield Entry(str(item["PodUID"]), str(item["ContainerName"]), str(item["ResourceName"]), ids)
+        yield Entry(
+            str(item["PodUID"]),
+            str(item["ContainerName"]),
+            str(item["ResourceName"]),
+            ids,
+            str(item.get("AllocResp") or ""),
+        )

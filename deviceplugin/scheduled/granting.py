@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from deviceplugin.allocation.modes import Ask, Granted
 from deviceplugin.api.hami.keys import VGPU_NODE, VendorKeys
@@ -22,8 +23,11 @@ PASSING = frozenset({NO_GRANT, OVER_CAPACITY})
 """Reasons that time alone may remove."""
 
 
-def new_record(node: ScheduledNode, ask: Ask, asker: Asker, keys: VendorKeys) -> Record:
-    """The grant that a scheduler made for this container, if this node can honour it.
+def new_record(
+    node: ScheduledNode, ask: Ask, asker: Asker, keys: VendorKeys, *, held: bool = False
+) -> Record:
+    """The grant that a scheduler made for this container, if this node can honour it. One that is
+    `held` already is a fact, whatever room is left.
 
     Raises `NoGrantError` and `NotAdmissibleError`.
     """
@@ -46,7 +50,8 @@ def new_record(node: ScheduledNode, ask: Ask, asker: Asker, keys: VendorKeys) ->
         shares=admission.shares(found[0].devices, len(ask.ids), ask.table, resource),
         init=asker.container.is_ordinary_init,
     )
-    admission.check_room(record, node.living(), ask.table, ask.plan)
+    if not held:
+        admission.check_room(record, node.living(), ask.table, ask.plan)
     return record
 
 
@@ -100,6 +105,29 @@ def known(node: ScheduledNode, ask: Ask) -> Granted | None:
         return granted(ask, record, Asker(pod, container))
     except RefusalError:
         return None
+
+
+async def adopt(
+    node: ScheduledNode,
+    ask: Ask,
+    keys: VendorKeys,
+    proof: Callable[[Asker], Awaitable[bool]],
+) -> bool:
+    """Take into the record what kubelet says that a container holds and nobody here knows of: an
+    agent before us, or another plugin, handed it over. Whether something was learned.
+    """
+    if node.ledger.with_ids(ask.plan.resource, ask.ids):
+        return False
+    try:
+        asker = await replace(node.identity, patience=0.0).find(
+            ask.plan.resource, ask.ids, node.ledger
+        )
+        if not await proof(asker):
+            return False
+        await remember(node, new_record(node, ask, asker, keys, held=True))
+    except (RefusalError, NoGrantError, NotAdmissibleError):
+        return False
+    return True
 
 
 async def remember(node: ScheduledNode, record: Record) -> None:

@@ -17,8 +17,10 @@ from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME, VGPU_NODE, VendorKeys
 from deviceplugin.apiserver.client import JSON_PATCH, ApiError, Path
 from deviceplugin.apiserver.objects import Pod
+from deviceplugin.kubelet.checkpoint import Entry
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import granting, patches
+from deviceplugin.scheduled.admission import NotAdmissibleError
 from deviceplugin.scheduled.identity import Asker
 from deviceplugin.scheduled.ledger import Record
 from deviceplugin.scheduled.matching import (
@@ -150,6 +152,14 @@ class Locked:
         if record is not None and record.init:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
 
+    async def adopt(self, ask: Ask) -> bool:
+        """Whether a grant was found that nobody here knew of."""
+
+        async def proof(asker: Asker) -> bool:
+            return await self._proof(ask, asker)
+
+        return await granting.adopt(self._node, ask, self._keys, proof)
+
     def known(self, ask: Ask) -> Granted | None:
         """What the living container with these ids was given."""
         return granting.known(self._node, ask)
@@ -266,23 +276,14 @@ class Locked:
     async def _proved(self, ask: Ask, asker: Asker) -> Record:
         """The record made anew from the answer that kubelet kept. Raises `RefusalError`."""
         resource, ids = ask.plan.resource, frozenset(ask.ids)
-        entries = await asyncio.to_thread(self._node.checkpoint.entries)
-        expected = f"{asker.pod.uid}/{asker.container.name}"
-        key = OWNER_ANNOTATION + ask.vendor
-        for entry in entries or ():
-            if (entry.pod_uid, entry.container, entry.resource, entry.ids) == (
-                asker.pod.uid,
-                asker.container.name,
-                resource,
-                ids,
-            ) and entry.annotations().get(key) == expected:
-                self._log.warning("record of a grant was lost, made anew", owner=asker.name)
-                return await granting.settle(
-                    self._node,
-                    asker,
-                    lambda: granting.new_record(self._node, ask, asker, self._keys),
-                    Blame.TRY_AGAIN,
-                )
+        if await self._proof(ask, asker):
+            self._log.warning("grant without a record, made anew", owner=asker.name)
+            return await granting.settle(
+                self._node,
+                asker,
+                lambda: granting.new_record(self._node, ask, asker, self._keys, held=True),
+                Blame.TRY_AGAIN,
+            )
         meant = ", ".join(r.owner for r in self._node.ledger.with_ids(resource, ids)) or "nobody"
         raise RefusalError(
             f"{resource}: the devices that {asker.name} holds were given to {meant}; the pod "
@@ -290,6 +291,29 @@ class Locked:
             "not-its-own",
             Blame.NODE,
         )
+
+    async def _proof(self, ask: Ask, asker: Asker) -> bool:
+        """Whether the answer that kubelet keeps was meant for this container: it says so, or, if
+        another plugin gave it, it names just the devices of the container's grant.
+        """
+        mine = (asker.pod.uid, asker.container.name, ask.plan.resource, frozenset(ask.ids))
+        entries = await asyncio.to_thread(self._node.checkpoint.entries)
+        for entry in entries or ():
+            if (entry.pod_uid, entry.container, entry.resource, entry.ids) != mine:
+                continue
+            owner = entry.annotations().get(OWNER_ANNOTATION + ask.vendor)
+            if owner is not None:
+                return owner == f"{asker.pod.uid}/{asker.container.name}"
+            return self._names_just_its_own(entry, ask, asker)
+        return False
+
+    def _names_just_its_own(self, entry: Entry, ask: Ask, asker: Asker) -> bool:
+        try:
+            record = granting.new_record(self._node, ask, asker, self._keys, held=True)
+        except (NoGrantError, NotAdmissibleError):
+            return False
+        named = {uuid for uuid in ask.table.devices if entry.mentions(uuid)}
+        return named == {share.uuid for share in record.shares}
 
     def _granted(self, ask: Ask, record: Record, asker: Asker) -> Granted:
         owner = f"{record.pod_uid}/{record.container}"
