@@ -61,7 +61,7 @@ class Caches:
 
     def read(self, names: Iterable[str]) -> Mapping[str, Seen]:
         """What is in each of these directories. Never raises."""
-        wanted = dict.fromkeys(names)
+        wanted = tuple(names)
         try:
             with self.opened() as root:
                 return {name: self._read(root, name) for name in wanted}

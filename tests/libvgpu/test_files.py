@@ -108,6 +108,17 @@ def test_a_name_with_a_path_in_it_is_no_name(tmp_path: Path, name: str) -> None:
             files.read_region_at(parent, name, name)
 
 
+def test_a_region_beside_the_directory_is_not_reached(
+    tmp_path: Path, region: Any, written: Written
+) -> None:
+    path = written(region)
+    (tmp_path / "sub").mkdir()
+    with directory(str(tmp_path / "sub")) as parent:
+        for name in (f"../{path.name}", str(path)):
+            with pytest.raises(RegionError, match="not a name"):
+                files.read_region_at(parent, name, name)
+
+
 @pytest.mark.parametrize("name", ["a\0b", "\ud800", "\udcff" * 400])
 def test_a_name_that_the_system_cannot_take_is_an_error_with_a_printable_path(
     tmp_path: Path, name: str

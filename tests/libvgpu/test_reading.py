@@ -202,6 +202,31 @@ def test_a_slot_that_is_whole_at_the_second_try_is_read_then(
     assert len(reads) == 3
 
 
+def test_what_is_believed_is_what_was_checked(
+    image_of: Callable[[str], Any], written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that begins behind the second look spoils that one, and not the first."""
+    from deviceplugin.libvgpu import files
+
+    image = image_of("1.2").process(0, 1, seqlock=4).memory(0, 0, 0, 0, 1, 0, 1)
+    path = written(image)
+    real, reads = files.os.pread, []
+
+    def pread(descriptor: int, length: int, offset: int) -> bytes:
+        answer = real(descriptor, length, offset)
+        if offset == image.procs:
+            reads.append(length)
+            if len(reads) == 2:
+                answer = answer.replace(
+                    struct.pack("<5Q", 0, 0, 1, 0, 1), struct.pack("<5Q", 0, 0, 99, 0, 1)
+                )
+        return answer
+
+    monkeypatch.setattr(files.os, "pread", pread)
+    (process,) = read_region(path).processes
+    assert (process.torn, process.memory[0].data, len(reads)) == (False, 1, 2)
+
+
 def test_the_fake_region_is_read_as_it_was_meant(tmp_path: Path, uuids: tuple[str, str]) -> None:
     for layout in LAYOUTS:
         fake = FakeRegion(

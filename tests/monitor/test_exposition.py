@@ -250,7 +250,18 @@ def test_equal_series_are_told_once_and_counted() -> None:
     assert conflicts == 10
 
 
-words = st.text(st.characters(exclude_categories=()), max_size=6)
+def test_names_that_are_no_text_do_not_spoil_the_scrape(
+    container: Callable[..., MonitoredContainer],
+) -> None:
+    usages = list(collect([container(namespace="\ud800"), container(namespace="gr\u00fcn")], {}))
+    scrape = text(usages, [], Settings())
+    assert 'podnamespace="?"' in scrape
+    assert 'podnamespace="gr\u00fcn"' in scrape
+
+
+words = st.sampled_from(["\ud800", "\udcff", "?", "\n", '"']) | st.text(
+    st.characters(exclude_categories=()), max_size=6
+)
 small = st.sampled_from(["a", "b", ""])
 containers = st.lists(
     st.builds(

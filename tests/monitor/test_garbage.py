@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,7 +187,7 @@ def unexpected(
     elif kind == "directory":
         place.mkdir()
     elif kind == "link":
-        place.symlink_to(precious)
+        place.symlink_to(precious / "data")
     elif kind == "pipe":
         os.mkfifo(place)
     elif kind == "socket":
@@ -223,6 +224,19 @@ def test_a_link_in_a_directorys_place_is_left_and_not_followed(
     (root / container().cache_dir).symlink_to(precious)
     assert list(sweeper.twice().left) == [container().cache_dir]
     assert (precious / "x.cache").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_what_is_mounted_on_a_directory_is_not_emptied(sweeper: Sweeper, gone: Path) -> None:
+    mount = subprocess.run(["mount", "-t", "tmpfs", "none", gone], capture_output=True)
+    if mount.returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        (gone / "x.cache").touch()
+        assert "mounted" in sweeper.twice().left[gone.name]
+        assert (gone / "x.cache").exists()
+    finally:
+        subprocess.run(["umount", gone], check=True)
 
 
 def test_names_that_no_agent_gives_are_left_alone(sweeper: Sweeper, root: Path) -> None:
