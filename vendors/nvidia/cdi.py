@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from deviceplugin.cdi import (
     ContainerEdits,
@@ -25,7 +26,7 @@ from deviceplugin.vendors.nvidia import driverfiles, facts
 from deviceplugin.vendors.nvidia.driverfiles import DriverFiles
 from deviceplugin.vendors.nvidia.edits import node_of
 from deviceplugin.vendors.nvidia.exposure import CDI_VENDOR, GPU_CLASS, IMEX_CLASS, extras
-from deviceplugin.vendors.nvidia.host import CONTROL_NODES, Host, below, joined
+from deviceplugin.vendors.nvidia.host import CAPABILITY, CONTROL_NODES, Host, below, joined
 from deviceplugin.vendors.nvidia.settings import NvidiaSettings
 
 MANAGEMENT_CLASS = "management"
@@ -74,7 +75,8 @@ def gpus(
     """Every device that may be offered by uuid or index, and ``all``; None without any."""
     by_name: dict[str, ContainerEdits] = {}
     for device in devices:
-        if facts.has_mig_enabled(device) and settings.mig_strategy != "none":
+        divided = settings.dynamic_mig or settings.mig_strategy != "none"
+        if facts.has_mig_enabled(device) and divided:
             continue
         edits = _device_edits(device, settings, host)
         identity = device.index if settings.by_index else device.uuid
@@ -91,7 +93,7 @@ def _device_edits(device: PhysicalDevice, settings: NvidiaSettings, host: Host) 
     nodes = [node_of(path, host.dev_root, permissions="") for path in device.device_nodes]
     own = [node for node in nodes if node.path not in CONTROL_NODES]
     if device.parent_uuid:
-        return ContainerEdits(device_nodes=tuple(own))
+        return ContainerEdits(device_nodes=tuple(_numbered(node, host) for node in own))
     bus_id = device.attributes.get(facts.BUS_ID, "")
     graphics = _graphics_nodes(bus_id, host) if bus_id else ()
     links = _graphics_links(bus_id, host) if graphics else ()
@@ -99,6 +101,16 @@ def _device_edits(device: PhysicalDevice, settings: NvidiaSettings, host: Host) 
         device_nodes=(*own, *(_node(path, host) for path in graphics)),
         hooks=tuple(_hooks((("create-symlinks", links),), settings)) if links else (),
     )
+
+
+def _numbered(node: DeviceNode, host: Host) -> DeviceNode:
+    """A capability's node by its numbers where the host lacks it, so that the runtime makes it: the
+    nodes of an instance are only there once one of the driver's own programs has asked for it.
+    """
+    minor, major = node.path.removeprefix(CAPABILITY), host.major("nvidia-caps")
+    if not minor.isdecimal() or major is None or host.has_node(node.path):
+        return node
+    return replace(node, type="c", major=major, minor=int(minor), file_mode=0o444)
 
 
 def _graphics_nodes(bus_id: str, host: Host) -> tuple[str, ...]:

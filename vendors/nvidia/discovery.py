@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from deviceplugin.vendor import PhysicalDevice, Snapshot, with_health
-from deviceplugin.vendors.nvidia import facts, hami_core, links, mig
-from deviceplugin.vendors.nvidia.host import DXG, Host
+from deviceplugin.vendors.nvidia import facts, geometry, hami_core, links, mig
+from deviceplugin.vendors.nvidia.host import CAPABILITY, DXG, Host
 from deviceplugin.vendors.nvidia.settings import NvidiaSettings
 
 MIB = 1024 * 1024
@@ -76,15 +76,7 @@ def discover(nvml: Any, settings: NvidiaSettings, host: Host, last: Snapshot) ->
     `last` is the former snapshot of this process, from which a card that no longer answers is
     remembered. Raises NVML's error when it cannot even count.
     """
-    site = _Site(
-        settings=settings,
-        host=host,
-        last=last,
-        platform=facts.WSL if host.wsl else facts.NVML,
-        control_nodes=() if host.wsl else host.control_nodes(),
-        mig_minors=host.mig_minors(),
-        library=hami_core.files(settings) if settings.limited else {},
-    )
+    site = _site(settings, host, last)
     cards: list[_Card] = []
     problems: list[str] = []
     hidden = settings.section.filter_devices
@@ -114,7 +106,31 @@ def discover(nvml: Any, settings: NvidiaSettings, host: Host, last: Snapshot) ->
             *problems,
             *(problem for card in cards for problem in card.problems),
             *_advice(devices, settings),
+            *mig.advice(devices, settings),
         ),
+    )
+
+
+def mig_devices(
+    nvml: Any, uuid: str, settings: NvidiaSettings, host: Host
+) -> tuple[PhysicalDevice, ...]:
+    """The MIG instances of one GPU, as discovery finds them. Raises NVML's error when the GPU does
+    not answer.
+    """
+    reader = Reader(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))
+    index = int(nvml.nvmlDeviceGetIndex(reader.handle))
+    return _card(nvml, reader, index, uuid, _site(settings, host, Snapshot())).instances
+
+
+def _site(settings: NvidiaSettings, host: Host, last: Snapshot) -> _Site:
+    return _Site(
+        settings=settings,
+        host=host,
+        last=last,
+        platform=facts.WSL if host.wsl else facts.NVML,
+        control_nodes=() if host.wsl else host.control_nodes(),
+        mig_minors=host.mig_minors(),
+        library=hami_core.files(settings) if settings.limited else {},
     )
 
 
@@ -137,10 +153,12 @@ def _card(nvml: Any, reader: Reader, index: int, uuid: str, site: _Site) -> _Car
     enabled = bool(mode) and mode[0] == nvml.NVML_DEVICE_MIG_ENABLE
     capability = reader.ask("nvmlDeviceGetCudaComputeCapability", None)
     configured = site.settings.section.pre_configured_device_memory
+    model = reader.ask("nvmlDeviceGetName", "")
+    table = geometry.match(model, site.settings.geometries)
     gpu = PhysicalDevice(
         uuid=uuid,
         index=str(index),
-        model=reader.ask("nvmlDeviceGetName", ""),
+        model=model,
         memory_mib=_memory_mib(reader) or configured or None,
         numa_node=site.host.numa_node(bus_id) if bus_id else None,
         device_nodes=_gpu_nodes(minor, site),
@@ -150,6 +168,7 @@ def _card(nvml: Any, reader: Reader, index: int, uuid: str, site: _Site) -> _Car
                 facts.BUS_ID: bus_id,
                 facts.COMPUTE_CAPABILITY: "{}.{}".format(*capability) if capability else "",
                 facts.MIG_MODE: (facts.ENABLED if enabled else facts.DISABLED) if mode else "",
+                facts.MIG_TABLE: table.by if table else "",
                 **site.library,
             }
         ),
@@ -161,7 +180,7 @@ def _card(nvml: Any, reader: Reader, index: int, uuid: str, site: _Site) -> _Car
     if reader.failures:
         card = _failing(gpu, instances, "; ".join(reader.failures), site.last)
         return replace(card, problems=(*card.problems, *problems))
-    if enabled and not instances and site.settings.mig_strategy != "none":
+    if enabled and not instances and site.settings.offers_instances:
         problems.append(f"GPU {index} ({uuid}) is in MIG mode and has no instance to offer")
     return _Card(gpu, instances, tuple(problems), links.Endpoint(reader.handle, uuid, bus_id))
 
@@ -290,7 +309,7 @@ def _capability_nodes(
     """The nodes that let a container use an instance, and what the kernel lacks of them."""
     keys = (f"gpu{minor}/gi{gi}/access", f"gpu{minor}/gi{gi}/ci{ci}/access")
     table = site.mig_minors
-    nodes = [f"/dev/nvidia-caps/nvidia-cap{table[key]}" for key in keys if key in table]
+    nodes = [f"{CAPABILITY}{table[key]}" for key in keys if key in table]
     lacking = [
         f"{key} is not in /proc/driver/nvidia-caps/mig-minors" for key in keys if key not in table
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from deviceplugin.vendor import ContainerEdits, DeviceNode, Grant, Owner, Sharing
-from deviceplugin.vendors.nvidia import hami_core, mps_client
+from deviceplugin.vendors.nvidia import hami_core, mps_client, slots
 from deviceplugin.vendors.nvidia.host import below
 from deviceplugin.vendors.nvidia.settings import NvidiaSettings
 
@@ -14,8 +14,10 @@ from deviceplugin.vendors.nvidia.settings import NvidiaSettings
 def edits(grants: Sequence[Grant], owner: Owner, settings: NvidiaSettings) -> ContainerEdits:
     """The device nodes of the grants, each once, and the limits of their kind of sharing.
 
-    Raises `ValueError` where a limit that must hold cannot be set.
+    Raises `ValueError` where a limit that must hold cannot be set, and for a card as a whole where
+    cards are partitioned.
     """
+    slots.check(grants, owner, settings)
     kinds = {grant.sharing for grant in grants}
     if Sharing.LIMITED in kinds and settings.enforce_isolation:
         limits = hami_core.edits(grants, owner, settings)

@@ -20,6 +20,9 @@ CONTROL_NODES = (
 """What every GPU container needs beside its GPUs; each only if it exists."""
 
 DXG = "/dev/dxg"
+CAPABILITY = "/dev/nvidia-caps/nvidia-cap"
+"""Followed by the minor number of a MIG capability."""
+
 _MIG_MINORS = "proc/driver/nvidia-caps/mig-minors"
 _MOST_LINKS = 40
 
@@ -90,6 +93,14 @@ class Host:
             if number.strip().isdecimal():
                 table[name] = int(number)
         return table
+
+    def major(self, driver: str) -> int | None:
+        """The major number of a driver's character devices; None when the kernel has none."""
+        for line in self.read("proc/devices").splitlines():
+            number, _, name = line.strip().partition(" ")
+            if name == driver and number.isdecimal():
+                return int(number)
+        return None
 
     @property
     def wsl(self) -> bool:

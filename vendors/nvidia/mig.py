@@ -1,16 +1,25 @@
-"""MIG: how profiles are called, and which devices each strategy offers under which resource. Pure.
+"""MIG: how profiles are called, and which devices are offered under which resource, by NVIDIA's
+strategies or in HAMi's operating mode mig. Pure.
 
-Source: kubelet-deviceplugin.md 4.5, hami-nvidia-node.md 1.7.
+Source: kubelet-deviceplugin.md 4.5, hami-nvidia-node.md 1.7, 4.1.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from deviceplugin.vendor import PhysicalDevice
-from deviceplugin.vendors.nvidia.facts import COMPUTE_SLICES, GPU_SLICES, has_mig_enabled
+from deviceplugin.vendors.nvidia import geometry
+from deviceplugin.vendors.nvidia.facts import (
+    COMPUTE_SLICES,
+    GPU_SLICES,
+    MIG_MODE,
+    MIG_TABLE,
+    has_mig_enabled,
+)
+from deviceplugin.vendors.nvidia.settings import NvidiaSettings
 
 GPU_RESOURCE = "nvidia.com/gpu"
 _PROFILE = re.compile(r"(?:^|\s)((?:\d+c\.)?\d+g\.\d+gb(?:[+-][A-Za-z0-9.+]+)*)$")
@@ -69,6 +78,43 @@ def offered(
         return _groups({gpu_resource: plain})
     _check_single(gpus, plain, instances)
     return _groups({GPU_RESOURCE: instances})
+
+
+def divisible(devices: Sequence[PhysicalDevice]) -> tuple[PhysicalDevice, ...]:
+    """The GPUs that operating mode mig offers: with a MIG mode, and named in the table."""
+    return tuple(gpu for gpu in devices if {MIG_MODE, MIG_TABLE} <= gpu.attributes.keys())
+
+
+def advice(devices: Sequence[PhysicalDevice], settings: NvidiaSettings) -> Iterator[str]:
+    """What operating mode mig does not offer, and what it does otherwise than one may expect."""
+    if not settings.dynamic_mig:
+        return
+    if settings.mig_strategy != "none":
+        yield (
+            f"migStrategy {settings.mig_strategy} is not applied in operating mode mig, which "
+            "hands out MIG instances itself"
+        )
+    for gpu in devices:
+        if gpu.parent_uuid or not gpu.healthy:
+            continue
+        name = f"GPU {gpu.index} ({gpu.uuid})"
+        found = geometry.match(gpu.model, settings.geometries)
+        if found is None:
+            yield (
+                f"{name} is not offered in operating mode mig: no entry of "
+                f"nvidia.knownMigGeometries names {gpu.model!r}; add it to an entry's models"
+            )
+        elif MIG_MODE not in gpu.attributes:
+            yield (
+                f"{name} is not offered in operating mode mig: it has no MIG mode; set another "
+                "operatingMode for this node"
+            )
+        elif found.closer:
+            yield (
+                f"{name} has the geometries of {found.by!r}, the first entry that names "
+                f"{gpu.model!r}; {found.closer!r} names it better and comes later: move that entry "
+                "up in nvidia.knownMigGeometries, for scheduler and nodes alike"
+            )
 
 
 def _check_single(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from deviceplugin.vendor import (
     ContainerEdits,
@@ -12,6 +15,7 @@ from deviceplugin.vendor import (
     HealthEvent,
     NodeDevice,
     Owner,
+    PhysicalDevice,
     ResourcePlan,
     Sharing,
     Snapshot,
@@ -30,9 +34,14 @@ from deviceplugin.vendors.nvidia import (
     plan,
     registration,
     settings,
+    slots,
 )
-from deviceplugin.vendors.nvidia.facts import NVML, PLATFORM
+from deviceplugin.vendors.nvidia.dynamic_mig import DynamicMig
+from deviceplugin.vendors.nvidia.facts import NVML, PLATFORM, has_mig_enabled
 from deviceplugin.vendors.nvidia.host import host_of
+from deviceplugin.vendors.nvidia.journal import Journal
+
+MIG_JOURNAL = "nvidia-mig.json"
 
 
 class NvidiaNode:
@@ -43,6 +52,9 @@ class NvidiaNode:
         self._library = library.Library(
             host_of(self._settings).driver,
             fail_on_init_error=self._settings.fail_on_init_error,
+        )
+        self._partitions = DynamicMig(
+            Journal(Path(self._settings.run_dir) / MIG_JOURNAL), self._mig_devices
         )
         self._last = Snapshot()
 
@@ -59,11 +71,13 @@ class NvidiaNode:
         if strategy == "tegra" or without_nvml:
             return self._tegra()
         with self._library.session() as nvml:
+            problems = self._partitions.recover(nvml) if self._settings.dynamic_mig else ()
             try:
-                self._last = discovery.discover(nvml, self._settings, host, self._last)
+                found = discovery.discover(nvml, self._settings, host, self._last)
             except nvml.NVMLError as error:
                 text = f"the driver cannot say which GPUs it has: {error}; see dmesg"
                 raise DriverError(text) from None
+        self._last = replace(found, problems=(*found.problems, *problems))
         return self._last
 
     def watch_health(self, snapshot: Snapshot) -> Iterator[HealthEvent]:
@@ -73,7 +87,22 @@ class NvidiaNode:
         if not rules.watches or NVML not in platforms:
             return
         with self._library.session() as nvml:
-            yield from health.Watch(nvml, rules, lambda: self._last).events()
+            yield from health.Watch(nvml, rules, self._watched).events()
+
+    def partition(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The MIG instance that a request of `slot_request` describes, made if it is not there.
+
+        Raises `DriverError`.
+        """
+        if not self._settings.dynamic_mig:
+            raise DriverError("this node is not in operating mode mig and makes no partitions")
+        with self._library.session() as nvml:
+            return self._partitions.partition(nvml, request)
+
+    def release(self, request: Mapping[str, Any]) -> None:
+        """An instance waits for its next container and goes only when its idle card is partitioned
+        anew, so nothing is removed here.
+        """
 
     # --- in the agent ---
 
@@ -87,6 +116,17 @@ class NvidiaNode:
     def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
         """The devices as HAMi's schedulers read them. Pure."""
         return registration.registered(plan, snapshot)
+
+    def slot_request(self, grant: Grant, owner: Owner) -> Mapping[str, Any] | None:
+        """What `partition` makes for a grant of operating mode mig; None in the others. Pure.
+
+        Raises `ValueError` for a grant that no partition can honour.
+        """
+        return slots.request(grant, owner, self._settings)
+
+    def slot_granted(self, grant: Grant, answer: Mapping[str, Any]) -> Grant:
+        """The grant of the MIG instance that `partition` answered. Pure. Raises `ValueError`."""
+        return slots.granted(grant, answer)
 
     def edits(self, grants: Sequence[Grant], owner: Owner) -> ContainerEdits:
         """Device nodes, and the limits of shared devices. Pure.
@@ -115,6 +155,18 @@ class NvidiaNode:
         elif plan.split.sharing is Sharing.MPS:
             missing = mps_client.impediment(plan.resource, self._settings)
         return missing or cdi.imex_impediment(self._settings, host_of(self._settings))
+
+    def _mig_devices(self, nvml: Any, uuid: str) -> Sequence[PhysicalDevice]:
+        return discovery.mig_devices(nvml, uuid, self._settings, host_of(self._settings))
+
+    def _watched(self) -> Snapshot:
+        """The devices whose health is watched. A card that is still to be put into MIG mode is left
+        alone: whoever listens to its events may keep the driver from resetting it.
+        """
+        if not self._settings.dynamic_mig:
+            return self._last
+        devices = (d for d in self._last.devices if d.parent_uuid or has_mig_enabled(d))
+        return replace(self._last, devices=tuple(devices))
 
     def _tegra(self) -> Snapshot:
         if self._settings.uses_cdi:

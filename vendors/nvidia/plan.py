@@ -1,7 +1,9 @@
 """Which resources this node offers and how their devices are divided. Pure.
 
 What the operator's ``sharing`` says of a resource wins over HAMi's shares; MIG instances are never
-divided by HAMi (hami-nvidia-node.md 1.6).
+divided by HAMi (hami-nvidia-node.md 1.6). In operating mode mig whole cards are offered, as often
+as HAMi's shares, and a container gets one of the instances that are made on them: the hardware
+holds containers apart, so there is nothing to limit.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ SHARE_SEPARATOR = "-"
 
 def plan(snapshot: Snapshot, settings: NvidiaSettings) -> tuple[ResourcePlan, ...]:
     """The resources of these devices. Raises `ValueError` where MIG or MPS do not fit them."""
+    if settings.dynamic_mig:
+        return _partitioned(mig.divisible(snapshot.devices), settings)
     groups = mig.offered(
         snapshot.devices, settings.mig_strategy, settings.section.resource_count_name
     )
@@ -47,6 +51,22 @@ def _planned(
             resource, uuids, _shares(settings), keys, settings.section.operating_mode
         )
     return ResourcePlan(resource, uuids)
+
+
+def _partitioned(
+    cards: Sequence[PhysicalDevice], settings: NvidiaSettings
+) -> tuple[ResourcePlan, ...]:
+    section, resource = settings.section, settings.section.resource_count_name
+    if resource in settings.sharing:
+        raise ValueError(
+            f"sharing of {resource}: in operating mode mig cards are partitioned and not shared; "
+            "remove the resource from sharing, or set another operatingMode"
+        )
+    if not cards:
+        return ()
+    split = Split(section.device_split_count, SHARE_SEPARATOR, Sharing.EXCLUSIVE)
+    uuids = tuple(card.uuid for card in cards)
+    return (ResourcePlan(resource, uuids, split, VENDORS["NVIDIA"], section.operating_mode),)
 
 
 def _replicated(replicas: Replicas) -> Split:

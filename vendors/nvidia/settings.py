@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from deviceplugin.api.hami_config import NvidiaSection, parse_nvidia_section
+from deviceplugin.api.hami_config import MigModels, NvidiaSection, parse_nvidia_section
 from deviceplugin.vendor import Replicas, VendorSettings
 
 MIG_STRATEGIES = ("none", "single", "mixed")
@@ -23,7 +23,8 @@ class NvidiaSettings:
     """What the parts of this backend go by.
 
     `driver_root`, `dev_root`, `hook_path`, `cdi_hook_path` and `mps_root` are paths on the host;
-    `container_driver_root` is where this process sees the driver root. `split` says that the
+    `container_driver_root` is where this process sees the driver root and `run_dir` where it keeps
+    what must survive it. `split` says that the
     operator wants HAMi's shares. `by_index` names devices to containers by index, not by uuid.
     """
 
@@ -35,6 +36,7 @@ class NvidiaSettings:
     mig_strategy: str = "none"
     discovery_strategy: str = "auto"
     fail_on_init_error: bool = True
+    run_dir: str = "/run/deviceplugin"
     driver_root: str = "/"
     dev_root: str = "/"
     container_driver_root: str = "/driver-root"
@@ -53,9 +55,24 @@ class NvidiaSettings:
     enable_checks: tuple[str, ...] = ()
 
     @property
+    def dynamic_mig(self) -> bool:
+        """Whether cards are partitioned as schedulers ask (HAMi's operating mode ``mig``)."""
+        return self.section.operating_mode == "mig"
+
+    @property
+    def offers_instances(self) -> bool:
+        """Whether MIG instances that are there are resources of their own."""
+        return self.mig_strategy != "none" and not self.dynamic_mig
+
+    @property
+    def geometries(self) -> tuple[MigModels, ...]:
+        """How cards may be partitioned on demand; nothing where they are not."""
+        return self.section.known_mig_geometries if self.dynamic_mig else ()
+
+    @property
     def limited(self) -> bool:
         """Whether shares are to be limited by libvgpu."""
-        return self.split and self.enforce_isolation
+        return self.split and self.enforce_isolation and not self.dynamic_mig
 
 
 def read(settings: VendorSettings) -> NvidiaSettings:
@@ -74,6 +91,7 @@ def read(settings: VendorSettings) -> NvidiaSettings:
         mig_strategy=_word(options, "migStrategy", MIG_STRATEGIES),
         discovery_strategy=_word(options, "deviceDiscoveryStrategy", DISCOVERY_STRATEGIES),
         fail_on_init_error=bool(options.get("failOnInitError", True)),
+        run_dir=_path(options, "runDir", "/run/deviceplugin"),
         driver_root=driver_root,
         dev_root=_path(options, "nvidiaDevRoot", driver_root),
         container_driver_root=_path(options, "containerDriverRoot", "/driver-root"),
