@@ -1,0 +1,493 @@
+"""The HTTP side: paths to collections, watches as streams, Status objects for refusals."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from deviceplugin.testing.apiserver import patching
+from deviceplugin.testing.apiserver.faults import Faults
+from deviceplugin.testing.apiserver.resources import RESOURCES, Resource
+from deviceplugin.testing.apiserver.selectors import Test, by_fields, by_labels
+from deviceplugin.testing.apiserver.status import StatusError, bad_request, conflict, invalid
+from deviceplugin.testing.apiserver.store import Event, Object, Store, resource_of
+
+BOOKMARK_SECONDS = 1.0
+"""A real server sends one a minute; tests want to see them."""
+MAX_BODY = 3 * 1024 * 1024
+
+VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it was answered."""
+
+    verb: str
+    path: str
+    status: int
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a path means."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    subresource: str
+
+
+class ApiServer:
+    """A server on a port of loopback; use it as a context manager.
+
+    `faults` is what goes wrong, `calls` what was asked. The methods are for tests and act at once,
+    past faults and HTTP.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.store = Store()
+        self.faults = Faults()
+        self.calls: list[Call] = []
+        self.bookmarks = True
+        self._port = port
+        self._server: _Server | None = None
+        self._open: set[socket.socket] = set()
+
+    def __enter__(self) -> ApiServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """``http://127.0.0.1:<port>``."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Answer, on the same port as before if there was one."""
+        self._server = _Server(("127.0.0.1", self._port), self)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections and drop the open ones; what is stored stays."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.shutdown()
+        server.server_close()
+        self.drop_connections()
+
+    def drop_connections(self) -> None:
+        """End every connection, watches too, as a load balancer does."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def kubeconfig(self, path: Path) -> Path:
+        """Write a file with which clients find this server."""
+        cluster = {"name": "test", "cluster": {"server": self.url}}
+        context = {"name": "test", "context": {"cluster": "test", "user": "test"}}
+        path.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "clusters": [cluster],
+                    "contexts": [context],
+                    "users": [{"name": "test", "user": {"token": "agent"}}],
+                }
+            )
+        )
+        return path
+
+    def create(self, plural: str, item: Mapping[str, Any]) -> Object:
+        """Store an object. Raises `StatusError`."""
+        resource = resource_of(plural)
+        return self.store.create(resource, _namespace(resource, item), dict(item))
+
+    def get(self, plural: str, name: str, namespace: str = "") -> Object:
+        """One object. Raises `StatusError`."""
+        return self.store.get(resource_of(plural), namespace, name)
+
+    def patch(self, plural: str, name: str, patch: object, namespace: str = "") -> Object:
+        """Merge a patch into an object, its status as well. Raises `StatusError`."""
+        resource = resource_of(plural)
+        subresource = "status" if isinstance(patch, Mapping) and "status" in patch else ""
+        edit: Callable[[Object], Object] = lambda old: patching.merged(old, patch)  # noqa: E731
+        return self.store.change(resource, namespace, name, edit, subresource)
+
+    def delete(self, plural: str, name: str, namespace: str = "", grace: int = 0) -> None:
+        """Remove an object. Raises `StatusError`."""
+        self.store.delete(resource_of(plural), namespace, name, grace_seconds=grace)
+
+    def objects(self, plural: str, namespace: str = "") -> list[Object]:
+        """The objects of a collection."""
+        return self.store.all(resource_of(plural), namespace)[0]
+
+    def wait_for(self, found: Callable[[], object], seconds: float = 10.0) -> Any:
+        """Wait until `found` answers something true after a change; answers it. Raises
+        `TimeoutError`.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            if answer := found():
+                return answer
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"not within {seconds} s")
+            with self.store.changed:
+                self.store.changed.wait(min(left, 0.1))
+
+
+def _namespace(resource: Resource, item: Mapping[str, Any]) -> str:
+    if not resource.namespaced:
+        return ""
+    return str((item.get("metadata") or {}).get("namespace") or "default")
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    block_on_close = False
+
+    def __init__(self, address: tuple[str, int], owner: ApiServer) -> None:
+        self.owner = owner
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is nobody's fault."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.owner._open.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.owner._open.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Tests look at `ApiServer.calls`."""
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except OSError:  # the client went away
+            self.close_connection = True
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
+
+    # --- one request ---
+
+    def _answer(self) -> None:
+        owner = self.server.owner
+        url = urlsplit(self.path)
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        verb = VERBS[self.command]
+        try:
+            body = self._body()
+            if self.command == "GET" and (plain := _plain(url.path)) is not None:
+                self._send(200, plain)
+                return
+            target = _target(url.path)
+            if verb == "get" and not target.name:
+                verb = "watch" if query.get("watch") in ("true", "1") else "list"
+            owner.faults.meet(verb, target.resource.plural)
+            if verb == "watch":
+                self._watch(target, query)
+                return
+            code, answer = self._serve(verb, target, query, body)
+        except StatusError as error:
+            code, answer = error.code, error.body()
+        owner.calls.append(Call(verb, url.path, code, self.headers.get("User-Agent", "")))
+        self._send(code, answer)
+
+    def _serve(
+        self, verb: str, target: _Target, query: Mapping[str, str], body: Any
+    ) -> tuple[int, Object]:
+        owner, resource = self.server.owner, target.resource
+        store, namespace, name = owner.store, target.namespace, target.name
+        if verb in ("update", "patch") and f"{resource.plural}/{name}" in owner.faults.conflicts:
+            raise conflict(resource.plural, name)
+        match verb:
+            case "list":
+                return 200, self._list(target, query)
+            case "get":
+                return 200, store.get(resource, namespace, name)
+            case "create" if target.subresource == "binding":
+                return 201, self._bind(target, body)
+            case "create" if not name and (namespace or not resource.namespaced):
+                return 201, store.create(resource, namespace, _object(body))
+            case "update":
+                return 200, store.change(
+                    resource, namespace, name, lambda _: _object(body), target.subresource
+                )
+            case "patch":
+                return 200, self._patch(target, body)
+            case "delete" if name:
+                return 200, self._delete(target, query, body)
+        raise StatusError(405, "MethodNotAllowed", f"{verb} is not allowed on {self.path}")
+
+    def _delete(self, target: _Target, query: Mapping[str, str], body: Any) -> Object:
+        options = body if isinstance(body, dict) else {}
+        grace = query.get("gracePeriodSeconds", options.get("gracePeriodSeconds"))
+        return self.server.owner.store.delete(
+            target.resource,
+            target.namespace,
+            target.name,
+            options.get("preconditions"),
+            None if grace is None else int(grace),
+        )
+
+    def _list(self, target: _Target, query: Mapping[str, str]) -> Object:
+        resource = target.resource
+        items, version = self.server.owner.store.all(resource, target.namespace)
+        chosen = [item for item in items if _test(resource, query)(item)]
+        metadata: Object = {"resourceVersion": str(version)}
+        start, limit = _page(query)
+        if limit and len(chosen) > start + limit:
+            metadata["continue"] = str(start + limit)
+        if limit:
+            chosen = chosen[start : start + limit]
+        return {
+            "kind": f"{resource.kind}List",
+            "apiVersion": resource.api_version,
+            "metadata": metadata,
+            "items": chosen,
+        }
+
+    def _bind(self, target: _Target, body: Any) -> Object:
+        node = _object(body).get("target", {}).get("name")
+        if not node:
+            raise invalid("pods", target.name, "target.name: Required value")
+
+        def edit(pod: Object) -> Object:
+            if pod["metadata"].get("deletionTimestamp"):
+                raise conflict("pods/binding", target.name)
+            if current := pod["spec"].get("nodeName"):
+                raise StatusError(
+                    409,
+                    "Conflict",
+                    f'Operation cannot be fulfilled on pods/binding "{target.name}": pod '
+                    f'{target.name} is already assigned to node "{current}"',
+                )
+            pod["spec"]["nodeName"] = node
+            extra = (body.get("metadata") or {}).get("annotations") or {}
+            if extra:
+                pod["metadata"].setdefault("annotations", {}).update(extra)
+            pod["status"].setdefault("conditions", []).append(
+                {"type": "PodScheduled", "status": "True"}
+            )
+            return pod
+
+        store = self.server.owner.store
+        store.change(target.resource, target.namespace, target.name, edit, "binding")
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
+
+    def _patch(self, target: _Target, body: Any) -> Object:
+        kind = self.headers.get("Content-Type", "").partition(";")[0]
+        patches: dict[str, Callable[[Any, Any], Any]] = {
+            patching.MERGE: patching.merged,
+            patching.JSON: patching.operated,
+            patching.STRATEGIC: patching.strategic,
+        }
+        if kind not in patches:
+            raise StatusError(
+                415,
+                "UnsupportedMediaType",
+                f"the body of the request was in an unknown format: {kind}",
+            )
+        expected = list if kind == patching.JSON else dict
+        if not isinstance(body, expected):
+            raise bad_request(f"the patch is no JSON {expected.__name__}")
+
+        def edit(old: Object) -> Object:
+            try:
+                new: Object = patches[kind](old, body)
+            except patching.PatchError as error:
+                raise StatusError(
+                    422,
+                    "Invalid",
+                    f"the server rejected our request due to an error in our request: {error}",
+                ) from None
+            return new
+
+        store = self.server.owner.store
+        return store.change(
+            target.resource, target.namespace, target.name, edit, target.subresource
+        )
+
+    # --- watches ---
+
+    def _watch(self, target: _Target, query: Mapping[str, str]) -> None:
+        owner, resource = self.server.owner, target.resource
+        test = _test(resource, query)
+        text = query.get("resourceVersion", "")
+        if text and not text.isdigit():
+            raise bad_request(f"invalid resource version {text!r}")
+        store = owner.store
+        with store.changed:
+            first: list[tuple[str, Object]] = []
+            version = int(text or 0)
+            if version == 0:
+                items, version = store.all(resource, target.namespace)
+                first = [("ADDED", item) for item in items if test(item)]
+            store.events(resource, target.namespace, version)  # 410 before the stream begins
+        owner.calls.append(
+            Call("watch", urlsplit(self.path).path, 200, self.headers.get("User-Agent", ""))
+        )
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for kind, item in first:
+            self._chunk({"type": kind, "object": item})
+        self._follow(target, query, test, version)
+
+    def _follow(self, target: _Target, query: Mapping[str, str], test: Test, version: int) -> None:
+        owner, resource = self.server.owner, target.resource
+        store = owner.store
+        end = time.monotonic() + float(query.get("timeoutSeconds", "1800"))
+        bookmark = time.monotonic() + BOOKMARK_SECONDS
+        wanted = query.get("allowWatchBookmarks") in ("true", "1")
+        while time.monotonic() < end and owner._server is self.server:
+            with store.changed:
+                try:
+                    events = store.events(resource, target.namespace, version)
+                except StatusError as error:
+                    self._chunk({"type": "ERROR", "object": error.body()})
+                    break
+                latest = store.version
+                if not events:
+                    store.changed.wait(0.05)
+            for event in events:
+                for change in _seen(event, test):
+                    self._chunk(change)
+            version = max([version, *(event.version for event in events)])
+            if not events:
+                version = max(version, latest)
+            if wanted and owner.bookmarks and time.monotonic() > bookmark:
+                bookmark = time.monotonic() + BOOKMARK_SECONDS
+                mark = {
+                    "kind": resource.kind,
+                    "apiVersion": resource.api_version,
+                    "metadata": {"resourceVersion": str(version), "creationTimestamp": None},
+                }
+                self._chunk({"type": "BOOKMARK", "object": mark})
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, event: Object) -> None:
+        data = json.dumps(event).encode() + b"\n"
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    # --- bodies ---
+
+    def _body(self) -> Any:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > MAX_BODY:
+            self.close_connection = True
+            raise StatusError(413, "RequestEntityTooLarge", "the request is too large")
+        data = self.rfile.read(length)
+        if not data:
+            return None
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise bad_request(f"the body is no JSON: {error}") from None
+
+    def _send(self, code: int, answer: Object) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        wait = (answer.get("details") or {}).get("retryAfterSeconds")
+        if code == 429 and wait is not None:
+            self.send_header("Retry-After", str(int(wait)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _seen(event: Event, test: Test) -> Iterator[Object]:
+    """An event as a selector shows it: objects that begin or cease to fit come and go."""
+    before = event.before is not None and test(event.before)
+    after = event.type != "DELETED" and test(event.after)
+    if after:
+        yield {"type": "MODIFIED" if before else "ADDED", "object": event.after}
+    elif before:
+        yield {"type": "DELETED", "object": event.after}
+
+
+def _test(resource: Resource, query: Mapping[str, str]) -> Test:
+    labels = by_labels(query.get("labelSelector", ""))
+    fields = by_fields(query.get("fieldSelector", ""), resource)
+    return lambda item: labels(item) and fields(item)
+
+
+def _page(query: Mapping[str, str]) -> tuple[int, int]:
+    start, limit = query.get("continue", "0"), query.get("limit", "0")
+    if not start.isdigit() or not limit.isdigit():
+        raise bad_request("continue key is not valid")
+    return int(start), int(limit)
+
+
+def _object(body: Any) -> Object:
+    if not isinstance(body, dict):
+        raise bad_request("the body is no object")
+    return body
+
+
+def _target(path: str) -> _Target:
+    """What a path means. Raises `StatusError` with 404."""
+    for resource in RESOURCES:
+        if not path.startswith(resource.prefix + "/"):
+            continue
+        parts = [unquote(part) for part in path[len(resource.prefix) + 1 :].split("/")]
+        namespace = ""
+        if resource.namespaced and len(parts) > 2 and parts[0] == "namespaces":
+            namespace, parts = parts[1], parts[2:]
+        if parts[0] != resource.plural or len(parts) > 3:
+            continue
+        name, subresource, *_ = [*parts[1:], "", ""]
+        if subresource and subresource not in resource.subresources:
+            continue
+        if name and resource.namespaced and not namespace:
+            continue
+        return _Target(resource, namespace, name, subresource)
+    raise StatusError(404, "NotFound", "the server could not find the requested resource")
+
+
+def _plain(path: str) -> Object | None:
+    """What stands outside of collections."""
+    match path:
+        case "/version":
+            return {"major": "1", "minor": "36", "gitVersion": "v1.36.0"}
+        case "/readyz" | "/healthz" | "/livez":
+            return {"status": "ok"}
+        case "/api":
+            return {"kind": "APIVersions", "versions": ["v1"]}
+    return None
