@@ -57,6 +57,7 @@ class Monitor(Collector):
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
         self._absent: dict[str, float] = {}
+        self._left_before: dict[str, str] = {}
         self._conflicts = Counter(
             "deviceplugin_monitor_conflicts",
             "Series left out of a scrape because an equal one was there before.",
@@ -101,7 +102,9 @@ class Monitor(Collector):
 
     def usages(self) -> tuple[ContainerUsage, ...]:
         """What every container uses at this moment. Blocking, from any thread."""
-        containers = self._ask("containers", self._containers) or ()
+        containers = self._ask("containers", self._containers)
+        if containers is None:
+            return ()
         regions = self._caches.read(c.cache_dir for c in containers if c.cache_dir)
         found = tuple(collect(containers, regions))
         self._tell(found)
@@ -158,11 +161,10 @@ class Monitor(Collector):
             listed = self._caches.names()
             now, grace = self._monotonic(), self._settings.grace_seconds
             self._absent = absent(listed, owners, self._absent, now)
-            due = [name for name, since in self._absent.items() if now - since >= grace]
-            if not due:
-                return Swept()
-            with self._caches.opened() as root:
-                ends = {name: remove(root, name, self._clock() - grace) for name in due}
+            ends = {}
+            if due := [name for name, since in self._absent.items() if now - since >= grace]:
+                with self._caches.opened() as root:
+                    ends = {name: remove(root, name, self._clock() - grace) for name in due}
         except RegionError as error:
             self._failed("garbage", str(error))
             return Swept()
@@ -170,15 +172,23 @@ class Monitor(Collector):
 
     async def run(self) -> None:
         """Keep priorities until cancelled, and let every container go then."""
+        step: asyncio.Task[None] | None = None
         try:
             while True:
-                try:
-                    await asyncio.to_thread(self.feedback_once)
-                except Exception as error:
-                    self._failed("feedback", f"{type(error).__name__}: {error}")
+                step = asyncio.create_task(asyncio.to_thread(self._step))
+                await asyncio.shield(step)
                 await asyncio.sleep(self._settings.feedback_seconds)
         finally:
-            await asyncio.shield(asyncio.to_thread(self.release))
+            if step is not None:
+                # A thread cannot be cancelled: what it writes must not come after the release.
+                await asyncio.wait({step})
+            await asyncio.to_thread(self.release)
+
+    def _step(self) -> None:
+        try:
+            self.feedback_once()
+        except Exception as error:
+            self._failed("feedback", f"{type(error).__name__}: {error}")
 
     def _ask(self, part: str, source: Callable[[], Iterable[T]]) -> tuple[T, ...] | None:
         """What a source says; None where it fails."""
@@ -214,7 +224,9 @@ class Monitor(Collector):
             self._absent.pop(name, None)
             self._log.info("directory removed", directory=name)
         for name, reason in left.items():
-            self._log.warning("directory left", directory=name, reason=reason)
+            if self._left_before.get(name) != reason:
+                self._log.warning("directory left", directory=name, reason=reason)
+        self._left_before = left
         return Swept(removed, left)
 
     def _tell(self, usages: Iterable[ContainerUsage]) -> None:

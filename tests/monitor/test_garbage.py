@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from deviceplugin.allocation.identity import allocation_id
 from deviceplugin.monitor import Monitor, MonitoredContainer, Settings, garbage
@@ -282,6 +283,32 @@ def test_a_file_that_becomes_a_link_in_the_last_moment_is_removed_as_a_link(
     monkeypatch.setattr(garbage.os, "unlink", unlink)
     assert sweeper.twice().removed == (gone.name,)
     assert target.read_text() == "keep me"
+
+
+def test_a_directory_that_is_left_is_told_once_and_counted_while_it_is_there(
+    sweeper: Sweeper, gone: Path
+) -> None:
+    (gone / "odd").touch()
+    with capture_logs() as logs:
+        for _ in range(3):
+            sweeper.sweep()
+            sweeper.pass_time(GRACE + 1)
+        assert left(sweeper) == 1
+        (gone / "odd").unlink()
+        gone.joinpath("libvgpu.so").unlink()
+        for file in gone.iterdir():
+            file.unlink()
+        gone.rmdir()
+        sweeper.sweep()
+        assert left(sweeper) == 0
+    assert [entry["event"] for entry in logs] == ["directory left"]
+
+
+def left(sweeper: Sweeper) -> float:
+    (metric,) = [
+        m for m in sweeper.monitor.scrape() if m.name == "deviceplugin_monitor_directories_left"
+    ]
+    return metric.samples[0].value
 
 
 def test_one_directory_that_cannot_go_does_not_keep_the_others(

@@ -299,6 +299,31 @@ async def test_the_loop_keeps_priorities_and_lets_everybody_go_at_its_end(
     assert main not in threads
 
 
+async def test_a_step_that_is_under_way_at_the_end_writes_nothing_behind_the_release(
+    root: Path, container: Make, directory: Directory, region: RegionOf
+) -> None:
+    high, low = container(1, priority=0), container(2, priority=1)
+    directory(high, region())
+    path = directory(low, region())
+    asked, answer = threading.Event(), threading.Event()
+
+    def containers() -> Iterable[MonitoredContainer]:
+        asked.set()
+        answer.wait(10)
+        return [high, low]
+
+    watched = Monitor(root, containers, list, "n1")
+    task = asyncio.create_task(watched.run())
+    await asyncio.wait_for(until(asked.is_set), 10)
+    task.cancel()
+    await asyncio.sleep(0.05)
+    assert not task.done()
+    answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert fields(path) == (0, 1)
+
+
 async def test_the_loop_survives_whatever_happens_in_a_step(
     root: Path,
     container: Make,
