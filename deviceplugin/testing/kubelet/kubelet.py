@@ -184,11 +184,11 @@ class EmbeddedKubelet:
         service = RegistrationService(self._environment, self._manager.registry)
         rpc.add_RegistrationServicer_to_server(service, self._server)
         self._server.add_insecure_port(f"unix:{self.kubelet_socket}")
+        results = await self.readmit() if readmit else {}
         await self._server.start()
         self._pod_resources = await serve_pod_resources(
             self.pod_resources_socket, self.pod_resources
         )
-        results = await self.readmit() if readmit else {}
         watcher = PluginWatcher(self._environment, self._manager.registry)
         self._watcher = asyncio.create_task(watcher.run())
         return results
@@ -317,7 +317,7 @@ class EmbeddedKubelet:
     def is_watched(self, resource: str) -> bool:
         """Whether a plugin's stream is open and has spoken."""
         registry = self._manager.registry
-        return registry.is_open(resource) and resource in self._manager.table.listed
+        return registry.is_open(resource) and registry.received[resource] > 0
 
     def in_flight(self, method: str) -> int:
         """How many calls of a method wait for their answer."""
@@ -344,6 +344,8 @@ class EmbeddedKubelet:
             raise
         for reason, message in self._node_check(pod):
             return self._fail(pod, reason, message)
+        if any(owner == pod.uid for owner, _ in self._running):
+            self._statuses[pod.uid] = PodStatus("Running")
         return Admitted(pod)
 
     def _fail(self, pod: Pod, reason: str, message: str) -> Failed:

@@ -126,6 +126,7 @@ class Registry:
         if self.is_open(resource) and not environment.takeovers:
             environment.find(findings.of_takeover(resource))
         self.endpoints[resource] = Endpoint(resource, plugin, options)
+        self.received[resource] = 0
         if not environment.faults.ignore_registrations:
             self._read_lists(plugin)
         environment.changed()
