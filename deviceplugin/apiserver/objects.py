@@ -49,7 +49,7 @@ class Container:
 @dataclass(frozen=True, slots=True)
 class Pod:
     """One pod. `init_ended` names the init containers that have run to their end, `init_failures`
-    counts how often each has ended badly so far.
+    counts how often each has ended badly so far, `started` names the containers that have run.
     """
 
     namespace: str
@@ -63,6 +63,7 @@ class Pod:
     containers: tuple[Container, ...] = ()
     init_ended: frozenset[str] = frozenset()
     init_failures: Mapping[str, int] = field(default_factory=_empty)
+    started: frozenset[str] = frozenset()
     version: str = ""
 
     @property
@@ -116,6 +117,7 @@ def pod(item: Mapping[str, Any]) -> Pod:
         containers=tuple(container(entry) for entry in spec.get("containers") or ()),
         init_ended=frozenset(_ended(init_statuses)),
         init_failures=MappingProxyType({str(s.get("name")): _failures(s) for s in init_statuses}),
+        started=frozenset(_started([*init_statuses, *(status.get("containerStatuses") or ())])),
         version=str(metadata.get("resourceVersion") or ""),
     )
 
@@ -162,6 +164,13 @@ def _ended(statuses: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for status in statuses:
         terminated = (status.get("state") or {}).get("terminated")
         if terminated and terminated.get("exitCode") == 0:
+            yield str(status.get("name"))
+
+
+def _started(statuses: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for status in statuses:
+        states = (status.get("state") or {}, status.get("lastState") or {})
+        if any(state.get("running") or state.get("terminated") for state in states):
             yield str(status.get("name"))
 
 

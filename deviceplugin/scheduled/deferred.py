@@ -63,10 +63,12 @@ class Deferred:
             self._node.pod_served(pod)
 
     async def adopt(self, ask: Ask) -> bool:
-        """Whether a grant was found that nobody here knew of."""
+        """Whether a grant was found that nobody here knew of: one of a container that has run. One
+        that has not is decided on when it starts.
+        """
 
-        async def proof(_: Asker) -> bool:
-            return True  # the answer to Allocate named no devices, and every start decides anew
+        async def proof(asker: Asker) -> bool:
+            return asker.container.name in asker.pod.started
 
         return await granting.adopt(self._node, ask, self._keys, proof)
 

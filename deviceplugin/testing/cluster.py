@@ -1,0 +1,212 @@
+"""A cluster of one node in one process: fake API server, embedded kubelet, agents, and a scheduler
+that does as it is told. Pods go through it as through a real one, step by step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deviceplugin import registry
+from deviceplugin.agent import Agent
+from deviceplugin.apiserver.client import Api
+from deviceplugin.config import load
+from deviceplugin.testing.apiserver import ApiServer
+from deviceplugin.testing.kubelet import (
+    ContainerConfig,
+    EmbeddedKubelet,
+    Failed,
+    Pod,
+    StartError,
+)
+from deviceplugin.testing.scheduling import Habit, ScriptedScheduler
+
+__all__ = ["Cluster", "Outcome"]
+
+NODE = "node-a"
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a pod: how each container was started, or why one was not."""
+
+    containers: dict[str, ContainerConfig] = field(default_factory=dict)
+    failure: str = ""
+
+
+class Cluster:
+    """One node's worth of a cluster below `root`, a directory with a path short enough for sockets.
+
+    Everything is driven by the test; nothing happens by itself but what the agent does.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.server = ApiServer()
+        self.kubelet = EmbeddedKubelet(root)
+        self.agents: list[tuple[Agent, asyncio.Task[None]]] = []
+        self.kubeconfig = root / "kubeconfig"
+
+    async def __aenter__(self) -> Cluster:
+        self.server.start()
+        self.server.kubeconfig(self.kubeconfig)
+        self.server.create("nodes", {"metadata": {"name": NODE}})
+        await self.kubelet.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for agent, _task in list(self.agents):
+            await self.stop_agent(agent)
+        await self.kubelet.stop()
+        self.server.stop()
+
+    def api(self) -> Api:
+        """A client of the official library, as the agent uses it."""
+        return Api(self._connect)
+
+    def _connect(self) -> Any:
+        from kubernetes import config
+
+        client = config.new_client_from_config(str(self.kubeconfig))  # type: ignore[no-untyped-call]
+        client.configuration.retries = False
+        return client
+
+    def scheduler(self, habit: Habit = Habit.OURS) -> ScriptedScheduler:
+        """A scheduler with the ways of one of those that there are."""
+        return ScriptedScheduler(self.api(), NODE, habit)
+
+    def start_agent(
+        self, sections: Mapping[str, Any], found: registry.Registry | None = None, **given: object
+    ) -> Agent:
+        """Start an agent with these sections of the configuration file and these options."""
+        path = self.root / "config" / "config.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"version": "v1", **sections}))
+        arguments: dict[str, object] = {
+            "config_file": str(path),
+            "vendors": ("mock",),
+            "kubelet_socket": str(self.kubelet.kubelet_socket),
+            "pod_resources_socket": str(self.kubelet.pod_resources_socket),
+            "cdi_dir": str(self.root / "cdi"),
+            "run_dir": str(self.root / "run"),
+            "host_root": str(self.root / "host"),
+            "probe_interval": "1s",
+            "health_hold": "0s",
+            **given,
+        }
+        loaded = load(arguments, {"NODE_NAME": NODE})
+        agent = Agent(loaded.config, found or registry.load(), reconcile=0.2, api=self.api)
+        self.agents.append((agent, asyncio.create_task(agent.run())))
+        return agent
+
+    async def stop_agent(self, agent: Agent) -> None:
+        """End an agent as SIGTERM does."""
+        for position, (running, task) in enumerate(self.agents):
+            if running is agent:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                del self.agents[position]
+                return
+
+    # --- pods -------------------------------------------------------------------------------------
+
+    def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """A user creates a pod."""
+        return self.server.create("pods", manifest)
+
+    async def admit(self, namespace: str, name: str) -> Failed | None:
+        """Kubelet admits the pod that the API server has; a failure is written to its status."""
+        pod = Pod.from_manifest(self.server.get("pods", name, namespace))
+        admitted = await self.kubelet.admit(pod)
+        if isinstance(admitted, Failed):
+            self.phase(namespace, name, "Failed")
+            return admitted
+        return None
+
+    async def start(
+        self, namespace: str, name: str, container: str, patience: float = 0.0
+    ) -> ContainerConfig:
+        """Kubelet starts one container, again and again for `patience` seconds.
+
+        Raises `StartError`.
+        """
+        uid = self.server.get("pods", name, namespace)["metadata"]["uid"]
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            try:
+                return await self.kubelet.start_container(uid, container)
+            except StartError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+
+    async def run(self, namespace: str, name: str, patience: float = 0.0) -> Outcome:
+        """A bound pod's whole way to running: admitted, every container started in order, init
+        containers ended well before the next.
+        """
+        if failed := await self.admit(namespace, name):
+            return Outcome(failure=failed.message)
+        outcome = Outcome()
+        uid = self.server.get("pods", name, namespace)["metadata"]["uid"]
+        for container in self.kubelet.pods[uid].ordered():
+            try:
+                outcome.containers[container.name] = await self.start(
+                    namespace, name, container.name, patience
+                )
+            except StartError as error:
+                outcome.failure = str(error)
+                return outcome
+            if container.init and not container.restartable:
+                self.init_ended(namespace, name, container.name)
+        running = [
+            {
+                "name": item.name,
+                "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-01-20T08:15:30Z"}},
+            }
+            for item in self.kubelet.pods[uid].containers
+            if not item.init
+        ]
+        self.server.patch(
+            "pods",
+            name,
+            {"status": {"phase": "Running", "containerStatuses": running}},
+            namespace,
+        )
+        return outcome
+
+    def init_ended(self, namespace: str, name: str, container: str, exit_code: int = 0) -> None:
+        """Kubelet reports the end of an init container."""
+        status = self.server.get("pods", name, namespace).get("status") or {}
+        others = [s for s in status.get("initContainerStatuses") or () if s["name"] != container]
+        ended = {
+            "name": container,
+            "restartCount": 0,
+            "state": {"terminated": {"exitCode": exit_code}},
+        }
+        self.server.patch(
+            "pods", name, {"status": {"initContainerStatuses": [*others, ended]}}, namespace
+        )
+
+    def phase(self, namespace: str, name: str, phase: str) -> None:
+        """Kubelet reports the pod's phase."""
+        self.server.patch("pods", name, {"status": {"phase": phase}}, namespace)
+
+    def end(self, namespace: str, name: str) -> None:
+        """The pod ends well and stays listed, as a job's does."""
+        uid = self.server.get("pods", name, namespace)["metadata"]["uid"]
+        self.kubelet.finish_pod(uid)
+        self.phase(namespace, name, "Succeeded")
+
+    def delete(self, namespace: str, name: str) -> None:
+        """The pod is deleted and gone."""
+        uid = self.server.get("pods", name, namespace)["metadata"]["uid"]
+        if uid in self.kubelet.pods:
+            self.kubelet.delete_pod(uid)
+        self.server.delete("pods", name, namespace)
