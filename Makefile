@@ -26,6 +26,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 
 bench: $(STAMP) ## figures beside their targets
 	$(BIN)/python benchmarks/agent.py
+	$(BIN)/python benchmarks/monitor.py
 
 PROTO_BIN := .venv-proto/bin
 proto: ## generate the gRPC stubs anew, with the oldest protoc that we support
