@@ -6,6 +6,8 @@ itself, and some ten thousand fresh questions, name it::
 
     HAMI_CODECS=/path/to/program pytest tests/api/hami/test_upstream.py
 
+(``HAMI_CODECS_VERSION``, v2.8.0 if not said, is the version of the packages that it links, and
+``HAMI_CODECS_QUESTIONS`` how many of each kind are asked.)
 ``python tests/api/hami/test_upstream.py PROGRAM VERSION`` records anew. The requests are
 
 ====================== ============================ ============================================
