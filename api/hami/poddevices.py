@@ -124,7 +124,7 @@ def owners(
 
     Where as many containers have devices as ask for them, order decides: of all of them, else of
     the regular ones, because version 2.8 gives nothing to init containers. Otherwise position
-    does. Raises `AnnotationError` when a position has no container.
+    does. Raises `AnnotationError` where a position means no container of the pod.
     """
     found = segments(containers)
     asking = [index for index, asks in enumerate((*init, *regular)) if asks]
@@ -134,10 +134,10 @@ def owners(
             return tuple(candidates)
     total = len(init) + len(regular)
     offset = 0 if len(containers) == total else len(init)
-    if found and found[-1] + offset >= total:
+    if found and (len(containers) > total or found[-1] + offset >= total):
         raise AnnotationError(
             annotation,
-            f"devices for container {found[-1] + 1}, which the pod does not have",
+            f"devices by position for {len(containers)} containers, of {total} that the pod has",
             "have the pod made anew",
         )
     return tuple(position + offset for position in found)

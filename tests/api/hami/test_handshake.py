@@ -126,7 +126,7 @@ def test_stamps_in_utc_and_in_the_reader_s_zone_are_both_understood(
 
 @pytest.mark.parametrize(
     ("allocatable", "seen", "action"),
-    [(0, 0, Action.KEEP), (0, 8, Action.DROP), (8, 0, Action.LOAD), (8, 4, Action.LOAD), (8, 8, Action.KEEP)],
+    [(0, 0, Action.KEEP), (0, 8, Action.DROP), (8, 0, Action.LOAD), (8, 4, Action.LOAD), (4, 8, Action.LOAD), (8, 8, Action.KEEP)],
 )  # fmt: skip
 def test_for_nvidia_the_count_decides(allocatable: int, seen: int, action: Action) -> None:
     verdict = judge_counted(stamp("Requesting", 10), NOW, allocatable=allocatable, seen=seen)

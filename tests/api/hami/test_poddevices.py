@@ -194,9 +194,15 @@ def test_devices_find_their_containers(
     assert owners(containers, *asking, KEY) == expected
 
 
-def test_devices_for_a_container_that_the_pod_does_not_have_are_refused() -> None:
-    with pytest.raises(AnnotationError, match="devices for container 3"):
-        owners(((), (), (A,)), [], [True, True], KEY)
+@pytest.mark.parametrize(
+    ("text", "init", "regular"), [(";;a;", "", "xx"), ("a;;;;", ".", "xx"), (";a;", "xx", ".")]
+)
+def test_devices_for_a_container_that_the_pod_does_not_have_are_refused(
+    text: str, init: str, regular: str
+) -> None:
+    containers = tuple((A,) if part else () for part in text.split(";")[:-1])
+    with pytest.raises(AnnotationError, match="devices by position"):
+        owners(containers, [each == "x" for each in init], [each == "x" for each in regular], KEY)
 
 
 names = st.text(

@@ -142,6 +142,14 @@ def test_unknown_fields_are_ignored() -> None:
     assert decode('[{"id":"a","migtemplate":[[{"Name":"1g"}]],"migProfiles":[],"new":{"x":[1]}}]')
 
 
+def test_vendor_facts_may_be_sixteen_levels_deep() -> None:
+    facts = '{"n":' * 16 + "1" + "}" * 16
+    (device,) = decode(f'[{{"id":"a","custominfo":{facts}}}]')
+    assert facts in encode([device])
+    with pytest.raises(AnnotationError, match="more than 16 levels"):
+        decode(f'[{{"id":"a","custominfo":{{"n":{facts}}}}}]')
+
+
 def test_what_was_read_cannot_be_changed() -> None:
     (device,) = decode('[{"id":"a","custominfo":{"n":{"m":[1]}}}]')
     assert device.custom == {"n": {"m": (1,)}}
