@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from deviceplugin import registry
+from deviceplugin import observed, registry
 from deviceplugin.allocation.allocator import Surroundings
 from deviceplugin.allocation.deferred import GrantSource, ShareOfIds
 from deviceplugin.allocation.modes import Mode
@@ -28,6 +28,7 @@ from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
 from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
 from deviceplugin.kubelet.sockets import DirectoryWatch
 from deviceplugin.metrics import Metrics
+from deviceplugin.monitor import Monitor, Names, Settings
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.runtime import NodePlaces, VendorRuntime
@@ -70,6 +71,7 @@ class Agent:
         self.scheduled: ScheduledNode | None = None
         """What scheduled allocation knows of this node; None in standalone modes."""
         self.announcer: Announcer | None = None
+        self._monitor: Monitor | None = None
         self._found, self._grant_source, self._reconcile = found, grant_source, reconcile
         self._api = api
         self._new_config = asyncio.Event()
@@ -116,6 +118,8 @@ class Agent:
                     "directory watch": lambda: self._watch_directories(config, around),
                     "reconciliation": lambda: self._ask_kubelet(pod_resources),
                 }
+                if (monitor := self._start_monitor(config)) is not None:
+                    parts["monitor"] = monitor.run
                 if self.scheduled and self.announcer:
                     parts["API server"] = self.scheduled.run
                     parts["node registration"] = self.announcer.run
@@ -127,7 +131,40 @@ class Agent:
                             self._start(vendor, config, around, former.get(name), tasks)
                     await asyncio.sleep(PRESENCE_SECONDS)
         finally:
+            if self._monitor is not None:
+                self.metrics.registry.unregister(self._monitor)
+                self._monitor = None
             await pod_resources.close()
+
+    def _start_monitor(self, config: Config) -> Monitor | None:
+        """The monitor, known to the metrics, where it is wanted."""
+        if not config.monitor.enabled:
+            return None
+        root = Path(config.paths.host_root) / config.paths.hook_path.lstrip("/")
+        self._monitor = Monitor(
+            root / "vgpu" / "containers",
+            lambda: observed.containers(tuple(self.runtimes.values()), self.scheduled),
+            lambda: observed.host_devices(tuple(self.runtimes.values())),
+            config.node_name,
+            settings=Settings(
+                Names(config.monitor.names),
+                config.monitor.legacy_labels,
+                config.monitor.feedback,
+                grace_seconds=config.monitor.grace_seconds,
+            ),
+        )
+        self.metrics.registry.register(self._monitor)
+        return self._monitor
+
+    async def _collect_directories(self) -> None:
+        """Directories of containers that are gone leave the node."""
+        if self._monitor is None:
+            return
+        held = {name for runtime in self.runtimes.values() for _, name, _ in runtime.held()}
+        pods = await asyncio.to_thread(observed.living_pods, self.scheduled)
+        swept = await asyncio.to_thread(self._monitor.collect_garbage, pods, held)
+        if swept.removed:
+            self._log.info("removed directories of ended containers", count=len(swept.removed))
 
     def _present(self, config: Config) -> dict[str, Vendor]:
         """The vendors to serve: those named, else those that leave traces on this node."""
@@ -298,6 +335,7 @@ class Agent:
                     await runtime.holdings_seen(holdings)
                 except Exception as error:
                     self._log.warning("reconciling failed", vendor=runtime.name, reason=str(error))
+            await self._collect_directories()
 
 
 def is_present(vendor: Vendor, root: Path) -> bool:

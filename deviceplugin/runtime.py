@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.scheduled.registration import Offer, offer
 from deviceplugin.vendor import (
+    Grant,
     InventoryWriter,
     NodeBackend,
     Planner,
@@ -100,6 +101,7 @@ class VendorRuntime:
         self._inventory = health.Inventory()
         self._specs: Sequence[Spec] = ()
         self._served: dict[str, _Served] = {}
+        self._holdings: tuple[Holding, ...] = ()
         self._log = structlog.get_logger().bind(vendor=vendor.name)
 
     @property
@@ -132,8 +134,18 @@ class VendorRuntime:
         for served in self._served.values():
             served.server.changed.set()
 
+    def held(self) -> Iterator[tuple[Holding, str, Sequence[Grant]]]:
+        """Who held what of this vendor at the last look, the allocation's name, and its share."""
+        for name, served in tuple(self._served.items()):
+            table = served.resource.table
+            for item in self._holdings:
+                if item.resource == name and item.ids <= table.virtual.keys():
+                    share = splitting.grants(table, sorted(item.ids))
+                    yield item, served.allocator.name_of(item.ids), share
+
     async def holdings_seen(self, holdings: Sequence[Holding]) -> None:
         """Kubelet's word on who holds what: drop what nobody holds, restore what is missing."""
+        self._holdings = tuple(holdings)
         await self._adopt(holdings)
         if self._around.strategy.cdi:
             await self._reconcile_specs(holdings)
@@ -142,13 +154,13 @@ class VendorRuntime:
     async def _adopt(self, holdings: Sequence[Holding]) -> None:
         """What was handed over before us is known from here on."""
         for served in list(self._served.values()):
-            for held in holdings:
-                if held.resource == served.resource.name:
-                    if await served.allocator.adopt(sorted(held.ids)):
-                        self._metrics.adopted.labels(held.resource).inc()
-                        self._log.info(
-                            "adopted a grant", pod=f"{held.namespace}/{held.pod}", to=held.container
-                        )
+            ours = (held for held in holdings if held.resource == served.resource.name)
+            for held in ours:
+                if await served.allocator.adopt(sorted(held.ids)):
+                    self._metrics.adopted.labels(held.resource).inc()
+                    self._log.info(
+                        "adopted a grant", pod=f"{held.namespace}/{held.pod}", to=held.container
+                    )
 
     async def _lock(self) -> TextIO:
         """Hold the node's lock for this vendor; wait while another agent has it."""

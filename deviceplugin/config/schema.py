@@ -16,6 +16,7 @@ __all__ = [
     "ConfigError",
     "HealthConfig",
     "Loaded",
+    "MonitorConfig",
     "Paths",
     "ProbeConfig",
     "Replicas",
@@ -97,6 +98,17 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorConfig:
+    """How the use of containers is shown and kept; see the options of the same names."""
+
+    enabled: bool
+    names: str
+    legacy_labels: bool
+    feedback: bool
+    grace_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything the agent is told. `sections` are the vendors' parts of the file, raw, by key;
     one that is a list stands below its own key (``{"vnpus": {"vnpus": (...)}}``).
@@ -127,6 +139,7 @@ class Config:
     cdi_disabled_hooks: tuple[str, ...]
     probe: ProbeConfig
     health: HealthConfig
+    monitor: MonitorConfig
     http_listen: str
     log_level: str
     log_format: str

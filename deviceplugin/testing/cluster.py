@@ -7,13 +7,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deviceplugin import registry
 from deviceplugin.agent import Agent
+from deviceplugin.api.hami import register
+from deviceplugin.api.hami.keys import VendorKeys
+from deviceplugin.api.hami.poddevices import ContainerDevice
 from deviceplugin.apiserver.client import Api
 from deviceplugin.config import load
 from deviceplugin.testing.apiserver import ApiServer
@@ -24,11 +27,48 @@ from deviceplugin.testing.kubelet import (
     Pod,
     StartError,
 )
-from deviceplugin.testing.scheduling import Habit, ScriptedScheduler
+from deviceplugin.testing.scheduling import Habit, ScriptedScheduler, Wish
 
-__all__ = ["Cluster", "Outcome"]
+__all__ = ["NODE", "Cluster", "Outcome", "devices", "manifest"]
 
 NODE = "node-a"
+
+
+def manifest(
+    resource: str,
+    name: str,
+    containers: Mapping[str, int],
+    init: Mapping[str, int] | None = None,
+    sidecars: Mapping[str, int] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A pod whose containers, by name, ask for so many devices."""
+
+    def listed(counts: Mapping[str, int] | None, **more: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": key,
+                "image": "x",
+                "resources": {"limits": {resource: str(count)} if count else {}},
+                "env": [{"name": k, "value": v} for k, v in (env or {}).items()],
+                **more,
+            }
+            for key, count in (counts or {}).items()
+        ]
+
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "schedulerName": "scripted",
+            "containers": listed(containers),
+            "initContainers": [*listed(init), *listed(sidecars, restartPolicy="Always")],
+        },
+    }
+
+
+def devices(keys: VendorKeys, *given: tuple[str, int, int]) -> list[ContainerDevice]:
+    """A container's devices: uuid, MiB and percent of each."""
+    return [ContainerDevice(uuid, keys.common_word, mib, cores) for uuid, mib, cores in given]
 
 
 @dataclass(slots=True)
@@ -113,6 +153,42 @@ class Cluster:
                     await task
                 del self.agents[position]
                 return
+
+    # --- the node and what is written to it ---------------------------------------------------
+
+    def node_annotations(self) -> dict[str, str]:
+        """The node's annotations now."""
+        return dict(self.server.get("nodes", NODE)["metadata"].get("annotations") or {})
+
+    def pod_annotations(self, name: str) -> dict[str, str]:
+        """The annotations of a pod in the namespace default."""
+        return dict(self.server.get("pods", name, "default")["metadata"].get("annotations") or {})
+
+    async def ready(self, keys: VendorKeys, resource: str) -> list[str]:
+        """The uuids that the node announces, once it does and kubelet knows the resource."""
+        await self.kubelet.wait_registered(resource)
+        text = await self.settled(lambda: self.node_annotations().get(str(keys.register)))
+        return [device.uuid for device in register.decode(text)]
+
+    async def place(
+        self,
+        habit: Habit,
+        keys: VendorKeys,
+        name: str,
+        *containers: Sequence[ContainerDevice],
+    ) -> None:
+        """A scheduler gives a pod these devices and binds it."""
+        wish = Wish(keys, containers)
+        await asyncio.to_thread(self.scheduler(habit).place, "default", name, wish)
+
+    async def settled(self, found: Callable[[], object], seconds: float = 10.0) -> Any:
+        """Wait until `found` answers something true. Raises `TimeoutError`."""
+        return await asyncio.to_thread(self.server.wait_for, found, seconds)
+
+    def environment(self, config: ContainerConfig) -> dict[str, str]:
+        """The variables of a container's process, after the runtime applied CDI."""
+        oci = config.apply_cdi([self.root / "cdi"])
+        return dict(entry.split("=", 1) for entry in oci["process"]["env"])
 
     # --- pods -------------------------------------------------------------------------------------
 

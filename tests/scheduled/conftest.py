@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from deviceplugin.api.hami.keys import BIND_PHASE, VENDORS, VGPU_NODE, VendorKey
 from deviceplugin.api.hami.poddevices import ContainerDevice
 from deviceplugin.apiserver.objects import Pod, pod
 from deviceplugin.splitting import Table, split
+from deviceplugin.testing.cluster import Cluster
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan, Sharing, Snapshot, Split
 
 KEYS = VENDORS["NVIDIA"]
@@ -105,3 +109,12 @@ def table(plan: ResourcePlan) -> Table:
     """The table of `plan`."""
     cards = tuple(PhysicalDevice(u, str(i), "M", 1000) for i, u in enumerate(plan.devices))
     return split(plan, Snapshot(cards))
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    """A cluster of one node, below a path that is short enough for sockets."""
+    root = Path(tempfile.mkdtemp(prefix="dp-", dir="/tmp"))
+    async with Cluster(root) as running:
+        yield running
+    shutil.rmtree(root, ignore_errors=True)

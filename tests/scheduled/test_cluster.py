@@ -6,23 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deviceplugin.api.hami import nodelock, register
+from deviceplugin.api.hami import nodelock
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
 from deviceplugin.api.hami.poddevices import ContainerDevice
 from deviceplugin.cleanup import api_items, check_idle, file_items
 from deviceplugin.registry import Registry
 from deviceplugin.registry import load as load_registry
 from deviceplugin.scheduled.registration import MODE_ANNOTATION, OWNED_ANNOTATION
-from deviceplugin.testing.cluster import NODE, Cluster
+from deviceplugin.testing.cluster import NODE, Cluster, devices, manifest
 from deviceplugin.testing.kubelet import ContainerConfig, StartError
 from deviceplugin.testing.scheduling import Habit, Wish
 from deviceplugin.vendors.mock.configuration import KEYS_OF_OUR_OWN as KEYS
@@ -38,74 +35,9 @@ MODES = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture
-async def cluster() -> AsyncIterator[Cluster]:
-    root = Path(tempfile.mkdtemp(prefix="dp-", dir="/tmp"))
-    async with Cluster(root) as running:
-        yield running
-    shutil.rmtree(root, ignore_errors=True)
-
-
-def manifest(
-    name: str,
-    containers: dict[str, int],
-    init: dict[str, int] | None = None,
-    sidecars: dict[str, int] | None = None,
-    resource: str = RESOURCE,
-    env: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    def listed(counts: dict[str, int] | None, **more: Any) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": key,
-                "image": "x",
-                "resources": {"limits": {resource: str(count)} if count else {}},
-                "env": [{"name": k, "value": v} for k, v in (env or {}).items()],
-                **more,
-            }
-            for key, count in (counts or {}).items()
-        ]
-
-    return {
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {
-            "schedulerName": "scripted",
-            "containers": listed(containers),
-            "initContainers": [*listed(init), *listed(sidecars, restartPolicy="Always")],
-        },
-    }
-
-
-def node_annotations(cluster: Cluster) -> dict[str, str]:
-    return cluster.server.get("nodes", NODE)["metadata"].get("annotations") or {}
-
-
-def pod_annotations(cluster: Cluster, name: str) -> dict[str, str]:
-    return cluster.server.get("pods", name, "default")["metadata"]["annotations"]
-
-
-async def ready(cluster: Cluster) -> list[str]:
-    """The uuids that the node announces, once it does and kubelet knows the resource."""
-    await cluster.kubelet.wait_registered(RESOURCE)
-    text = await asyncio.to_thread(
-        cluster.server.wait_for, lambda: node_annotations(cluster).get(str(KEYS.register))
-    )
-    return [device.uuid for device in register.decode(text)]
-
-
-def devices(*given: tuple[str, int, int]) -> list[ContainerDevice]:
-    return [ContainerDevice(uuid, KEYS.common_word, memory, cores) for uuid, memory, cores in given]
-
-
-async def place(cluster: Cluster, habit: Habit, name: str, *containers: Any) -> None:
-    scheduler = cluster.scheduler(habit)
-    await asyncio.to_thread(scheduler.place, "default", name, Wish(KEYS, containers))
-
-
 def seen(cluster: Cluster, config: ContainerConfig) -> dict[str, str]:
     """The mock's variables as the process sees them, CDI applied."""
-    oci = config.apply_cdi([cluster.root / "cdi"])
-    env = dict(entry.split("=", 1) for entry in oci["process"]["env"])
+    env = cluster.environment(config)
     return {key: value for key, value in env.items() if key.startswith("MOCK_")}
 
 
@@ -117,18 +49,16 @@ def gets(memory: int, cores: int, uuid: str) -> dict[str, str]:
     }
 
 
-async def settled(cluster: Cluster, found: Callable[[], object], seconds: float = 10.0) -> Any:
-    return await asyncio.to_thread(cluster.server.wait_for, found, seconds)
-
-
 @MODES
 async def test_every_container_gets_what_the_scheduler_gave_it(
     cluster: Cluster, mode: dict[str, Any], habit: Habit
 ) -> None:
     cluster.start_agent(SMALL, **mode)
-    a, b = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1, "c1": 0, "c2": 2}))
-    await place(cluster, habit, "p", devices((a, 100, 1)), [], devices((a, 200, 2), (b, 201, 3)))
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1, "c1": 0, "c2": 2}))
+    await cluster.place(
+        habit, KEYS, "p", devices(KEYS, (a, 100, 1)), [], devices(KEYS, (a, 200, 2), (b, 201, 3))
+    )
     outcome = await cluster.run("default", "p")
     assert outcome.failure == ""
     assert seen(cluster, outcome.containers["c0"]) == gets(100, 1, a)
@@ -136,9 +66,9 @@ async def test_every_container_gets_what_the_scheduler_gave_it(
     third = seen(cluster, outcome.containers["c2"])
     assert (third["MOCK_MEMORY_LIMIT_0"], third["MOCK_MEMORY_LIMIT_1"]) == ("200m", "201m")
     assert third["MOCK_VISIBLE_DEVICES"] == f"{a},{b}"
-    await settled(cluster, lambda: pod_annotations(cluster, "p")[BIND_PHASE] == "success")
-    assert pod_annotations(cluster, "p")[str(KEYS.to_allocate)] == ";;;"
-    await settled(cluster, lambda: MUTEX_LOCK not in node_annotations(cluster))
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
+    assert cluster.pod_annotations("p")[str(KEYS.to_allocate)] == ";;;"
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
     assert cluster.kubelet.findings == []
 
 
@@ -147,15 +77,15 @@ async def test_init_containers_and_sidecars_get_their_own(
     cluster: Cluster, mode: dict[str, Any], habit: Habit
 ) -> None:
     cluster.start_agent(SMALL, **mode)
-    a, b = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}, init={"i0": 1, "i1": 2}, sidecars={"s0": 1}))
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}, init={"i0": 1, "i1": 2}, sidecars={"s0": 1}))
     wishes = (
-        devices((a, 100, 1)),
-        devices((a, 110, 1), (b, 111, 1)),
-        devices((b, 300, 3)),
-        devices((b, 400, 4)),
+        devices(KEYS, (a, 100, 1)),
+        devices(KEYS, (a, 110, 1), (b, 111, 1)),
+        devices(KEYS, (b, 300, 3)),
+        devices(KEYS, (b, 400, 4)),
     )
-    await place(cluster, habit, "p", *wishes)
+    await cluster.place(habit, KEYS, "p", *wishes)
     outcome = await cluster.run("default", "p", patience=5.0)
     assert outcome.failure == ""
     found = {name: seen(cluster, config) for name, config in outcome.containers.items()}
@@ -167,9 +97,11 @@ async def test_init_containers_and_sidecars_get_their_own(
 async def test_init_containers_are_told_apart_at_the_start(cluster: Cluster) -> None:
     """The same ids, one after the other: what is applied is what each may have."""
     cluster.start_agent(SMALL, **DEFERRED)
-    a, b = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}, init={"i0": 1}))
-    await place(cluster, Habit.OURS, "p", devices((a, 100, 1)), devices((b, 200, 2)))
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}, init={"i0": 1}))
+    await cluster.place(
+        Habit.OURS, KEYS, "p", devices(KEYS, (a, 100, 1)), devices(KEYS, (b, 200, 2))
+    )
     assert await cluster.admit("default", "p") is None
     first = seen(cluster, await cluster.start("default", "p", "i0", 5.0))
     assert first == gets(100, 1, a)
@@ -190,24 +122,24 @@ async def test_a_hostile_annotation_starts_nothing_and_frees_the_node(
 ) -> None:
     monkeypatch.setattr("deviceplugin.scheduled.granting.PATIENCE_SECONDS", 0.2)
     cluster.start_agent(SMALL, **mode)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((uuid or a, memory, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (uuid or a, memory, 1)))
     outcome = await cluster.run("default", "p")
     assert why in outcome.failure
     assert "default/p/c0" in outcome.failure
-    await settled(cluster, lambda: MUTEX_LOCK not in node_annotations(cluster))
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
     if mode is LOCKED:
-        await settled(cluster, lambda: pod_annotations(cluster, "p")[BIND_PHASE] == "failed")
+        await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "failed")
 
 
 async def test_what_one_pod_holds_no_other_gets(cluster: Cluster, monkeypatch: Any) -> None:
     monkeypatch.setattr("deviceplugin.scheduled.granting.PATIENCE_SECONDS", 0.2)
     cluster.start_agent(SMALL, **DEFERRED)
-    a, _ = await ready(cluster)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
     for name in ("one", "two"):
-        cluster.create(manifest(name, {"c0": 1}))
-        await place(cluster, Habit.OURS, name, devices((a, 10_000, 1)))
+        cluster.create(manifest(RESOURCE, name, {"c0": 1}))
+        await cluster.place(Habit.OURS, KEYS, name, devices(KEYS, (a, 10_000, 1)))
     assert (await cluster.run("default", "one")).failure == ""
     assert (
         "other containers on this node hold 10000" in (await cluster.run("default", "two")).failure
@@ -221,9 +153,9 @@ async def test_a_new_agent_goes_on_where_the_old_one_was(
     cluster: Cluster, mode: dict[str, Any]
 ) -> None:
     first = cluster.start_agent(SMALL, **mode)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert await cluster.admit("default", "p") is None
     await cluster.stop_agent(first)
     second = cluster.start_agent(SMALL, **mode)
@@ -238,9 +170,9 @@ async def test_a_reboot_that_takes_records_and_specifications_costs_nothing(
     cluster: Cluster, mode: dict[str, Any]
 ) -> None:
     first = cluster.start_agent(SMALL, **mode)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert (await cluster.run("default", "p")).failure == ""
     await cluster.stop_agent(first)
     for name in ("run", "cdi"):
@@ -257,9 +189,9 @@ async def test_a_reboot_that_takes_records_and_specifications_costs_nothing(
 async def test_another_plugins_grant_is_adopted_with_proof(cluster: Cluster) -> None:
     """A pod that runs by the grant of an agent before ours keeps running and restarting."""
     first = cluster.start_agent(SMALL, **LOCKED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert (await cluster.run("default", "p")).failure == ""
     await cluster.stop_agent(first)
     (cluster.root / "run" / "grants.json").unlink()
@@ -273,15 +205,15 @@ async def test_another_plugins_grant_is_adopted_with_proof(cluster: Cluster) -> 
 async def test_ids_that_were_given_to_another_pod_start_nothing(cluster: Cluster) -> None:
     """Two pods of equal counts: kubelet asks for the one, the lock names the other."""
     cluster.start_agent(SMALL, **LOCKED)
-    a, b = await ready(cluster)
+    a, b = await cluster.ready(KEYS, RESOURCE)
     for name in ("locked", "asking"):
-        cluster.create(manifest(name, {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "locked", devices((a, 100, 1)))
+        cluster.create(manifest(RESOURCE, name, {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "locked", devices(KEYS, (a, 100, 1)))
     await asyncio.to_thread(
         cluster.scheduler(Habit.VOLCANO).place,
         "default",
         "asking",
-        Wish(KEYS, [devices((b, 200, 2))]),
+        Wish(KEYS, [devices(KEYS, (b, 200, 2))]),
     )
     assert await cluster.admit("default", "asking") is None
     with pytest.raises(StartError, match=r"were given to default/locked/c0.*delete it"):
@@ -290,16 +222,16 @@ async def test_ids_that_were_given_to_another_pod_start_nothing(cluster: Cluster
 
 async def test_a_scheduler_without_a_lock_is_refused_or_verified(cluster: Cluster) -> None:
     agent = cluster.start_agent(SMALL, **LOCKED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.VOLCANO, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.VOLCANO, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert "lockless: verify" in (await cluster.run("default", "p")).failure
     cluster.delete("default", "p")
     await cluster.stop_agent(agent)
     cluster.start_agent(SMALL, **LOCKED, lockless="verify")
     await cluster.kubelet.wait_registered(RESOURCE)
-    cluster.create(manifest("q", {"c0": 1}))
-    await place(cluster, Habit.VOLCANO, "q", devices((a, 100, 1)))
+    cluster.create(manifest(RESOURCE, "q", {"c0": 1}))
+    await cluster.place(Habit.VOLCANO, KEYS, "q", devices(KEYS, (a, 100, 1)))
     outcome = await cluster.run("default", "q", 5.0)
     assert outcome.failure == ""
     assert seen(cluster, outcome.containers["c0"]) == gets(100, 1, a)
@@ -310,9 +242,9 @@ async def test_kubelet_asks_again_after_it_forgot(cluster: Cluster) -> None:
     gone.
     """
     cluster.start_agent(SMALL, **LOCKED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert await cluster.admit("default", "p") is None
     await cluster.kubelet.restart(delete_checkpoint=True, readmit=False)
     await cluster.kubelet.wait_registered(RESOURCE)
@@ -323,10 +255,10 @@ async def test_kubelet_asks_again_after_it_forgot(cluster: Cluster) -> None:
 
 async def test_a_namesake_gets_its_own_grant(cluster: Cluster) -> None:
     cluster.start_agent(SMALL, **DEFERRED)
-    a, b = await ready(cluster)
+    a, b = await cluster.ready(KEYS, RESOURCE)
     for uuid, memory in ((a, 100), (b, 200), (a, 300)):
-        cluster.create(manifest("p", {"c0": 1}))
-        await place(cluster, Habit.OURS, "p", devices((uuid, memory, 1)))
+        cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+        await cluster.place(Habit.OURS, KEYS, "p", devices(KEYS, (uuid, memory, 1)))
         outcome = await cluster.run("default", "p", 5.0)
         assert outcome.failure == ""
         assert seen(cluster, outcome.containers["c0"]) == gets(memory, 1, uuid)
@@ -339,9 +271,9 @@ async def test_two_vendors_in_one_pod(cluster: Cluster) -> None:
     registry = Registry({**found.vendors, "second": second}, ())
     sections = {**SMALL, "second": {**SMALL["mock"], "resource": "b.c/d", "word": "DCU"}}
     cluster.start_agent(sections, registry, vendors=("mock", "second"), **DEFERRED)
-    a, b = await ready(cluster)
+    a, b = await cluster.ready(KEYS, RESOURCE)
     await cluster.kubelet.wait_registered("b.c/d")
-    pod = manifest("p", {"c0": 1})
+    pod = manifest(RESOURCE, "p", {"c0": 1})
     pod["spec"]["containers"][0]["resources"]["limits"]["b.c/d"] = "1"
     cluster.create(pod)
     other = [ContainerDevice(b, "DCU", 222, 2)]
@@ -349,15 +281,15 @@ async def test_two_vendors_in_one_pod(cluster: Cluster) -> None:
         cluster.scheduler(Habit.HAMI28).place,
         "default",
         "p",
-        Wish(KEYS, [devices((a, 111, 1))]),
+        Wish(KEYS, [devices(KEYS, (a, 111, 1))]),
         Wish(VENDORS["DCU"], [other]),
     )
     outcome = await cluster.run("default", "p", 5.0)
     assert outcome.failure == ""
     assert len(outcome.containers["c0"].cdi_names()) == 2
-    await settled(cluster, lambda: pod_annotations(cluster, "p")[BIND_PHASE] == "success")
-    assert pod_annotations(cluster, "p")["hami.io/dcu-devices-to-allocate"] == ";"
-    await settled(cluster, lambda: MUTEX_LOCK not in node_annotations(cluster))
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
+    assert cluster.pod_annotations("p")["hami.io/dcu-devices-to-allocate"] == ";"
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
 
 
 # --- the API server's moods ----------------------------------------------------------------------
@@ -367,23 +299,23 @@ async def test_an_api_server_that_is_away_delays_reports_and_not_containers(
     cluster: Cluster,
 ) -> None:
     cluster.start_agent(SMALL, **DEFERRED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.OURS, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.OURS, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert await cluster.admit("default", "p") is None
     await asyncio.sleep(0.3)
     cluster.server.stop()
     config = await cluster.start("default", "p", "c0")
     assert seen(cluster, config) == gets(100, 1, a)
     cluster.server.start()
-    await settled(cluster, lambda: pod_annotations(cluster, "p")[BIND_PHASE] == "success", 20)
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success", 20)
 
 
 async def test_a_write_that_conflicts_or_is_throttled_is_made_again(cluster: Cluster) -> None:
     cluster.start_agent(SMALL, **LOCKED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     await asyncio.sleep(0.3)
     cluster.server.faults.throttle = 1
     outcome = await cluster.run("default", "p", 5.0)
@@ -392,24 +324,24 @@ async def test_a_write_that_conflicts_or_is_throttled_is_made_again(cluster: Clu
 
 async def test_a_conflict_for_ever_refuses_the_pod_and_says_so(cluster: Cluster) -> None:
     cluster.start_agent(SMALL, **LOCKED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     await asyncio.sleep(0.3)
     cluster.server.faults.conflicts.add("pods/p")
     assert "the change of pod default/p failed" in (await cluster.run("default", "p")).failure
-    await settled(cluster, lambda: MUTEX_LOCK not in node_annotations(cluster))
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
 
 
 async def test_closed_and_expired_watches_are_taken_up_again(cluster: Cluster) -> None:
     cluster.start_agent(SMALL, **DEFERRED)
-    a, _ = await ready(cluster)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
     for number in range(3):
         cluster.server.store.compact()
         cluster.server.drop_connections()
         name = f"p{number}"
-        cluster.create(manifest(name, {"c0": 1}))
-        await place(cluster, Habit.OURS, name, devices((a, 100 + number, 1)))
+        cluster.create(manifest(RESOURCE, name, {"c0": 1}))
+        await cluster.place(Habit.OURS, KEYS, name, devices(KEYS, (a, 100 + number, 1)))
         outcome = await cluster.run("default", name, 10.0)
         assert outcome.failure == ""
         assert seen(cluster, outcome.containers["c0"]) == gets(100 + number, 1, a)
@@ -421,9 +353,9 @@ async def test_closed_and_expired_watches_are_taken_up_again(cluster: Cluster) -
 @pytest.mark.parametrize("value", ["nonsense", "2026-01-20T08:15:30Z,default"])
 async def test_a_malformed_lock_is_named(cluster: Cluster, value: str) -> None:
     cluster.start_agent(SMALL, **LOCKED)
-    await ready(cluster)
+    await cluster.ready(KEYS, RESOURCE)
     cluster.server.patch("nodes", NODE, {"metadata": {"annotations": {MUTEX_LOCK: value}}})
-    cluster.create(manifest("p", {"c0": 1}))
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
     cluster.server.patch("pods", "p", {"metadata": {"labels": {"x": "y"}}}, "default")
     outcome = await cluster.run("default", "p")
     assert MUTEX_LOCK in outcome.failure
@@ -431,14 +363,14 @@ async def test_a_malformed_lock_is_named(cluster: Cluster, value: str) -> None:
 
 async def test_a_lock_of_another_pod_is_never_touched(cluster: Cluster) -> None:
     cluster.start_agent(SMALL, **DEFERRED)
-    a, _ = await ready(cluster)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
     foreign = nodelock.encode(nodelock.NodeLock(datetime.now(UTC), "default", "elsewhere"))
     cluster.server.patch("nodes", NODE, {"metadata": {"annotations": {MUTEX_LOCK: foreign}}})
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.OURS, "p", devices((a, 100, 1)))
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.OURS, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert (await cluster.run("default", "p")).failure == ""
-    await settled(cluster, lambda: pod_annotations(cluster, "p")[BIND_PHASE] == "success")
-    assert node_annotations(cluster)[MUTEX_LOCK] == foreign
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
+    assert cluster.node_annotations()[MUTEX_LOCK] == foreign
 
 
 # --- the node ------------------------------------------------------------------------------------
@@ -446,26 +378,26 @@ async def test_a_lock_of_another_pod_is_never_touched(cluster: Cluster) -> None:
 
 async def test_the_node_says_what_it_has_and_restores_what_is_removed(cluster: Cluster) -> None:
     agent = cluster.start_agent(SMALL, **DEFERRED)
-    await ready(cluster)
-    annotations = node_annotations(cluster)
+    await cluster.ready(KEYS, RESOURCE)
+    annotations = cluster.node_annotations()
     assert annotations[MODE_ANNOTATION] == "deferred"
     assert str(KEYS.register) in annotations[OWNED_ANNOTATION].split(",")
     cluster.server.patch("nodes", NODE, {"metadata": {"annotations": {str(KEYS.register): None}}})
     assert agent.announcer is not None
     await asyncio.sleep(0.3)
     assert await agent.announcer.announce()
-    assert str(KEYS.register) in node_annotations(cluster)
+    assert str(KEYS.register) in cluster.node_annotations()
     await asyncio.sleep(0.3)
     assert not await agent.announcer.announce()
 
 
 async def test_cleanup_leaves_nothing(cluster: Cluster) -> None:
     agent = cluster.start_agent(SMALL, **DEFERRED)
-    a, _ = await ready(cluster)
-    cluster.create(manifest("p", {"c0": 1}))
-    await place(cluster, Habit.HAMI28, "p", devices((a, 100, 1)))
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
     assert (await cluster.run("default", "p")).failure == ""
-    await settled(cluster, lambda: MUTEX_LOCK not in node_annotations(cluster))
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
     await cluster.stop_agent(agent)
     plugin_dir = cluster.kubelet.kubelet_socket.parent
     run_dir, cdi_dir = cluster.root / "run", cluster.root / "cdi"
@@ -475,6 +407,6 @@ async def test_cleanup_leaves_nothing(cluster: Cluster) -> None:
     items = list(file_items(plugin_dir, cdi_dir, run_dir, dry_run=False))
     items += await asyncio.to_thread(lambda: list(api_items(cluster.api(), NODE, dry_run=False)))
     assert not [item for item in items if item.problem]
-    assert node_annotations(cluster) == {}
+    assert cluster.node_annotations() == {}
     assert not list(cdi_dir.iterdir())
     assert not list(run_dir.iterdir())
