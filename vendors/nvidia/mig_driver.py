@@ -58,7 +58,7 @@ class Card:
     def __init__(self, nvml: Any, uuid: str) -> None:
         self._nvml, self.uuid = nvml, uuid
         self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-        self._profiles: Mapping[str, Profile] | None = None
+        self._known: list[Profile] | None = None
 
     # --- MIG mode ---
 
@@ -84,11 +84,8 @@ class Card:
     # --- what there is ---
 
     def profiles(self) -> Mapping[str, Profile]:
-        """The profiles of the card by name."""
-        if self._profiles is None:
-            found = (self._profile(i) for i in range(self._nvml.NVML_GPU_INSTANCE_PROFILE_COUNT))
-            self._profiles = {p.name: p for p in reversed(list(found)) if p is not None}
-        return self._profiles
+        """The profiles of the card by name; the first where drivers call two the same."""
+        return {profile.name: profile for profile in reversed(self._kinds())}
 
     def standing(self) -> tuple[Standing, ...]:
         """The GPU instances that exist, from the lowest slice up."""
@@ -96,7 +93,7 @@ class Card:
         call, kind = "nvmlDeviceGetGpuInstances", "c_nvmlGpuInstance_t"
         found = [
             self._standing(profile, instance, devices)
-            for profile in self.profiles().values()
+            for profile in self._kinds()
             for instance in self._listed(call, self._handle, profile.id, kind)
         ]
         return tuple(sorted(found, key=lambda each: each.place.placement))
@@ -132,15 +129,21 @@ class Card:
 
     # --- parts ---
 
-    def _profile(self, number: int) -> Profile | None:
-        """The profile of one of NVML's numbers; None for one that the card does not have."""
-        found = None
-        with self._where_known():
-            info, name = self._profile_info(number)
-            slices = int(info.sliceCount)
-            name = name or self._computed_name(number, slices, int(info.memorySizeMB))
-            found = Profile(int(info.id), name, slices, self._placements(info.id))
-        return found
+    def _kinds(self) -> list[Profile]:
+        """The profiles in the driver's order, asked for once."""
+        if self._known is None:
+            self._known = []
+            for number in range(self._nvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
+                with self._where_known():
+                    self._known.append(self._profile(number))
+        return self._known
+
+    def _profile(self, number: int) -> Profile:
+        """The profile of one of NVML's numbers, of which a card has only some."""
+        info, name = self._profile_info(number)
+        slices = int(info.sliceCount)
+        name = name or self._computed_name(number, slices, int(info.memorySizeMB))
+        return Profile(int(info.id), name, slices, self._placements(info.id))
 
     def _profile_info(self, number: int) -> tuple[Any, str]:
         """The description of a profile, with its name where the driver tells that."""

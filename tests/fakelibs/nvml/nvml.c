@@ -11,7 +11,8 @@
  *   link|one=0|two=1|level=10|nvlinks=4
  *   event|card=0|type=8|data=79|gi=..|ci=..      one answer of nvmlEventSetWait_v2, in order
  *   event|code=15                                 the same call fails
- *   fault|call=nvmlDeviceGetName|card=0|code=999  no card: for every card; code hang, crash or kill;
+ *   fault|call=nvmlDeviceGetName|card=0|code=999  no card: for every card; code hang, crash, kill or
+ *                                                 skip (success, but nothing happens);
  *                                                 nth=2: only the second such call of the process;
  *                                                 when=after: once a change has been made
  *   profile|index=0|id=19|name=MIG 1g.5gb|slices=1|memory=..|size=1|starts=0,1,2|base=7
@@ -44,6 +45,7 @@
 #define TIMEOUT 10
 #define IN_USE 19
 #define INSUFFICIENT_RESOURCES 23
+#define SKIP (-1)
 
 typedef struct { char text[1024]; char *field[FIELDS]; } record;
 typedef struct { record r; int is_mig; } device;
@@ -132,6 +134,7 @@ static int faulty(const char *call, const device *d, const char *when) {
         if (mig && (!d || !d->is_mig || (int)(d - migs) != atoi(mig))) continue;
         if (nth && ++fault_calls[i] != atoi(nth)) continue;
         if (!strcmp(code, "kill")) raise(SIGKILL);
+        if (!strcmp(code, "skip")) return SKIP;
         if (!strcmp(code, "hang")) for (;;) pause();
         if (!strcmp(code, "crash")) {
             struct rlimit none = {0, 0};
@@ -143,7 +146,7 @@ static int faulty(const char *call, const device *d, const char *when) {
     return OK;
 }
 
-#define GUARD(d) do { int code_ = faulty(__func__, d, "before"); if (code_) return code_; } while (0)
+#define GUARD(d) do { int code_ = faulty(__func__, d, "before"); if (code_) return code_ == SKIP ? OK : code_; } while (0)
 static void save_state(void);
 #define CHANGED(d) do { save_state(); return faulty(__func__, d, "after"); } while (0)
 #define NEED(d, name) do { if (!get(&(d)->r, name)) return NOT_SUPPORTED; } while (0)
@@ -541,8 +544,7 @@ int nvmlGpuInstanceGetComputeInstances(gpu_instance *gi, unsigned id, compute_in
     return OK;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(device *d, unsigned *count, process_info *out) {
-    GUARD(d);
+static int running(device *d, unsigned *count, process_info *out) {
     unsigned found = 0, room = *count;
     int card = d->is_mig ? (int)number(&d->r, "card", 0) : index_of(d);
     for (int i = 0; i < n_processes; i++) {
@@ -554,6 +556,16 @@ int nvmlDeviceGetComputeRunningProcesses_v3(device *d, unsigned *count, process_
     }
     *count = found;
     return found > room || (found && !out) ? INSUFFICIENT_SIZE : OK;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(device *d, unsigned *count, process_info *out) {
+    GUARD(d);
+    return running(d, count, out);
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v2(device *d, unsigned *count, process_info *out) {
+    GUARD(d);
+    return running(d, count, out);
 }
 
 int nvmlDeviceGetMPSComputeRunningProcesses_v3(device *d, unsigned *count, process_info *out) {

@@ -385,6 +385,8 @@ class Arena:
     `scenario` is what the fake reads beside the cards: faults and processes.
     """
 
+    killed, refused = KilledError, PartitionError
+
     def __init__(self, base: Path, driver_root: Path, host: Path, ask: Callable[..., Any]) -> None:
         self.run_dir = base / "run"
         self.state = base / "state"
@@ -415,6 +417,16 @@ class Arena:
         path.write_text(text)
         return {"FAKE_NVML_SCENARIO": str(path), "FAKE_NVML_STATE": str(self.state)}
 
+    def copy(self) -> tuple[bytes, bytes]:
+        """What driver and journal remember."""
+        return self.state.read_bytes(), self.journal.read_bytes()
+
+    def paste(self, former: tuple[bytes, bytes]) -> None:
+        """Put driver and journal back to what they were."""
+        self.run_dir.mkdir(exist_ok=True)
+        self.state.write_bytes(former[0])
+        self.journal.write_bytes(former[1])
+
     def request(self, slot: str, device: int = 0, in_use: Any = (), **more: Any) -> dict[str, Any]:
         """The request of slot ``geometry-position`` as the agent sends it."""
         geometry, position = map(int, slot.split("-"))
@@ -424,7 +436,7 @@ class Arena:
             "geometry": [{"profile": p, "count": n} for p, n in A100_GEOMETRIES[geometry]],
             "position": position,
             "owner": "uid/main",
-            "in_use": list(in_use),
+            "in_use": in_use,
             **more,
         }
 

@@ -13,10 +13,12 @@ from deviceplugin.config import load, vendor_settings
 from deviceplugin.vendor import (
     HealthWatcher,
     InventoryWriter,
+    Partitioner,
     Planner,
     RuntimeExposed,
     Safeguarded,
     Sharing,
+    Slotted,
     VendorSettings,
 )
 from deviceplugin.vendors.nvidia import VENDOR
@@ -27,7 +29,11 @@ def test_the_entry_point_leads_to_a_node_half_with_all_capabilities() -> None:
     vendor = registry.load().vendors["nvidia"]
     assert vendor is VENDOR
     backend = registry.load_backend(vendor, VendorSettings())
-    for capability in (Planner, RuntimeExposed, InventoryWriter, HealthWatcher, Safeguarded):
+    capabilities = (
+        *(Planner, RuntimeExposed, InventoryWriter, HealthWatcher, Safeguarded),
+        *(Partitioner, Slotted),
+    )
+    for capability in capabilities:
         assert isinstance(backend, capability)
 
 

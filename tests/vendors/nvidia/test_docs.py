@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deviceplugin.config import load, vendor_settings
+from deviceplugin.vendors.nvidia import geometry
 from deviceplugin.vendors.nvidia.exposure import IMEX_CLASS
 from deviceplugin.vendors.nvidia.health import APPLICATION_XIDS
 from deviceplugin.vendors.nvidia.settings import read
@@ -24,10 +25,12 @@ def test_the_configurations_shown_are_accepted_without_a_word(tmp_path: Path, te
     assert loaded.warnings == ()
     settings = read(vendor_settings(loaded.config, "nvidia"))
     assert settings.split or settings.sharing
+    if settings.dynamic_mig:
+        assert geometry.match("NVIDIA A100-SXM4-40GB", settings.geometries)
 
 
 def test_there_are_examples_of_all_ways_to_share() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_the_page_names_every_class_and_every_ignored_error() -> None:
