@@ -74,6 +74,14 @@ class RawPlugin(rpc.DevicePluginServicer, reg_rpc.RegistrationServicer):
                 request, timeout=timeout, wait_for_ready=True
             )
 
+    async def serve_again(self) -> None:
+        """What a good plugin does after a kubelet restart: a new server, and Register."""
+        if self._server is not None:
+            await self._server.stop(0)
+        await self.serve()
+        await self.register()
+        await self.kubelet.wait_registered(self.resource)
+
     async def send(self, *devices: pb.Device) -> None:
         """Put a list on every open stream, and on those to come."""
         async with self._changed:

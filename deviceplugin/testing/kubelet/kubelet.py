@@ -189,6 +189,7 @@ class EmbeddedKubelet:
         self._pod_resources = await serve_pod_resources(
             self.pod_resources_socket, self.pod_resources
         )
+        self.registry_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         watcher = PluginWatcher(self._environment, self._manager.registry)
         self._watcher = asyncio.create_task(watcher.run())
         return results

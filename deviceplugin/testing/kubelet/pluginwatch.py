@@ -42,7 +42,6 @@ class PluginWatcher:
 
     async def run(self) -> None:
         """Until cancelled: reconcile at the interval of the time-outs."""
-        self._environment.registry_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         while True:
             await self._reconcile()
             await asyncio.sleep(self._environment.timeouts.reconcile)
