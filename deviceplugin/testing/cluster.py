@@ -110,11 +110,12 @@ class Cluster:
         return Api(self._connect)
 
     def _connect(self) -> Any:
-        from kubernetes import config
+        from kubernetes import client, config
 
-        client = config.new_client_from_config(str(self.kubeconfig))  # type: ignore[no-untyped-call]
-        client.configuration.retries = False
-        return client
+        configuration = client.Configuration()
+        config.load_kube_config(str(self.kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call]
+        configuration.retries = False
+        return client.ApiClient(configuration)
 
     def scheduler(self, habit: Habit = Habit.OURS) -> ScriptedScheduler:
         """A scheduler with the ways of one of those that there are."""
