@@ -14,6 +14,7 @@ COMMANDS = {
     "devices": ("deviceplugin.cli.devices:devices", "List the devices of this node."),
     "record": ("deviceplugin.cli.record:record", "Save what this node's drivers say."),
     "mps": ("deviceplugin.cli.mps:mps", "Run NVIDIA's MPS daemons for shared resources."),
+    "hook": ("deviceplugin.cli.hook:hook", "Bring libvgpu to the host, and check it."),
     "cleanup": ("deviceplugin.cli.cleanup:cleanup", "Remove what the agent left on this node."),
     "cdi": ("deviceplugin.cli.cdi:cdi", "Look at CDI specifications."),
     "config": ("deviceplugin.cli.config:config", "Look at the configuration."),
