@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
@@ -50,6 +50,8 @@ from deviceplugin.vendor import (
 
 LOCK_POLL_SECONDS = 1.0
 IMPEDIMENT_POLL_SECONDS = 5.0
+PARTITION_SECONDS = 25.0
+"""For one hard partition; kubelet waits 30 s for PreStartContainer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +281,9 @@ class VendorRuntime:
 
     def _serve(self, plan: ResourcePlan, table: splitting.Table, impediment: str) -> None:
         resource = Resource(plan.resource, table, impediment)
-        allocator = ResourceAllocator(self.name, self._backend, plan, resource, self._around)
+        allocator = ResourceAllocator(
+            self.name, self._backend, plan, resource, self._around, self._partition
+        )
         allocator.inventory = self._specs
         server = ResourceServer(
             resource,
@@ -291,6 +295,12 @@ class VendorRuntime:
         )
         task = asyncio.create_task(server.run(), name=plan.resource)
         self._served[plan.resource] = _Served(resource, allocator, server, task)
+
+    async def _partition(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A hard partition, made in the probe; the devices are looked at again after it."""
+        answer = await self._probe.command("partition", request, PARTITION_SECONDS)
+        await self._probe.discover()
+        return answer
 
     async def _withdraw(self, name: str) -> None:
         served = self._served.pop(name)

@@ -5,9 +5,10 @@ vendor what that needs, renders it and prepares the node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from deviceplugin.allocation.identity import allocation_id
 from deviceplugin.allocation.modes import Ask, Granted, Mode
@@ -21,7 +22,9 @@ from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import (
     ContainerEdits,
+    DriverError,
     Exposure,
+    Grant,
     HostDirectory,
     NodeBackend,
     Preferrer,
@@ -29,6 +32,7 @@ from deviceplugin.vendor import (
     ResourcePlan,
     RuntimeExposed,
     Safeguarded,
+    Slotted,
 )
 
 
@@ -56,8 +60,12 @@ class ResourceAllocator:
         plan: ResourcePlan,
         resource: Resource,
         around: Surroundings,
+        partition: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
     ) -> None:
+        """`partition` asks the probe for a hard partition; see `vendor.Slotted`."""
         self._vendor, self._backend, self._around = vendor, backend, around
+        self._partition = partition
+        self._partitions: dict[tuple[str, str], str] = {}
         self._resource = resource
         self.plan = plan
         self.inventory: Sequence[Spec] = ()
@@ -94,6 +102,7 @@ class ResourceAllocator:
             return render.deferred(self._vendor, ask.allocation_id, self._around.strategy)
         granted = await self._mode.decide(ask)
         try:
+            granted = await self._partitioned(granted)
             injection = self.injection(granted)
             await self._prepare(injection, ask.allocation_id)
             await self._mode.commit(ask, granted)
@@ -108,7 +117,7 @@ class ResourceAllocator:
         """
         table = self._resource.table
         ask = self._ask(table, self.checked(ids, table, health=False))
-        granted = await self._mode.start(ask)
+        granted = await self._partitioned(await self._mode.start(ask))
         if self._mode.deferred:
             await self._write_deferred(ask, granted)
         elif self._mode.verifies:
@@ -185,8 +194,8 @@ class ResourceAllocator:
             return False
         ask = self._ask(table, self.checked(ids, table, health=False))
         granted = self._mode.known(ask)
-        if granted is None:
-            return False
+        if granted is None or any(grant.slot for grant in granted.grants):
+            return False  # partitions are found again when their container starts
         if self._mode.deferred:
             await self._write_deferred(ask, granted)
             return True
@@ -214,6 +223,40 @@ class ResourceAllocator:
             raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
         prepared = Injection(spec=spec, host_directories=edits.host_directories)
         await self._prepare(prepared, ask.allocation_id)
+
+    async def _partitioned(self, granted: Granted) -> Granted:
+        """The grant with the partitions that schedulers mean in place of their cards; they are
+        made where they are not there yet. Raises `RefusalError`.
+        """
+        if not isinstance(self._backend, Slotted):
+            return granted
+        grants = []
+        try:
+            for grant in granted.grants:
+                request = self._backend.slot_request(grant, granted.owner)
+                if request is None:
+                    grants.append(grant)
+                    continue
+                answer = await self._partition({**request, "in_use": self._in_use(granted, grant)})
+                made = self._backend.slot_granted(grant, answer)
+                self._partitions[grant.device.uuid, grant.slot] = made.device.uuid
+                grants.append(made)
+        except (DriverError, ValueError) as error:
+            raise RefusalError(
+                f"{self._resource.name}: {error}", "partition", Blame.TRY_AGAIN
+            ) from None
+        return replace(granted, grants=tuple(grants))
+
+    def _in_use(self, granted: Granted, grant: Grant) -> list[dict[str, str]]:
+        return [
+            {
+                "slot": item["slot"],
+                "owner": item["owner"],
+                "uuid": self._partitions.get((item["card"], item["slot"]), ""),
+            }
+            for item in granted.in_use
+            if item["card"] == grant.device.uuid
+        ]
 
     def _edits(self, granted: Granted) -> ContainerEdits:
         owner = granted.owner

@@ -35,12 +35,14 @@ class Ask:
 class Granted:
     """The answer: who asks, as far as that is known, and what he gets, one grant a device.
 
-    `annotations` go into the answer to Allocate, which kubelet keeps.
+    `annotations` go into the answer to Allocate, which kubelet keeps. `in_use` are the hard
+    partitions that others hold: ``card`` (its uuid), ``slot`` and ``owner``.
     """
 
     owner: Owner
     grants: Sequence[Grant]
     annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    in_use: Sequence[Mapping[str, str]] = ()
 
 
 class Mode(Protocol):

@@ -98,8 +98,9 @@ def _official_client() -> Any:
     from kubernetes import client, config
 
     configuration = client.Configuration()
-    if "KUBECONFIG" in os.environ:
-        config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    if path := os.environ.get("KUBECONFIG"):
+        # Named, because the library looks at the variable only once, when it is imported.
+        config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.retries = False

@@ -90,7 +90,8 @@ async def _serve(loaded: Loaded, values: Mapping[str, object]) -> None:
 
 def _grant_source(config: Config) -> GrantSource:
     """Pods may ask for less than their share by annotation where there is an API server to ask."""
-    from deviceplugin import cluster
     from deviceplugin.allocation.deferred import AnnotatedShare, ShareOfIds
+    from deviceplugin.apiserver.annotations import ApiPods
+    from deviceplugin.apiserver.client import is_configured
 
-    return AnnotatedShare(cluster.ApiPods()) if cluster.is_configured() else ShareOfIds()
+    return AnnotatedShare(ApiPods()) if is_configured() else ShareOfIds()

@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -42,15 +43,18 @@ class Child:
             self._out.flush()
 
     def serve(self, backend: NodeBackend, commands: queue.Queue[bytes], interval: float) -> None:
-        """Discover now, then at each command or after `interval` seconds without one."""
-        self.discover(backend)
+        """Discover now and every `interval` seconds, however many commands come between."""
+        due = 0.0
         while True:
-            try:
-                command = stream.decode(commands.get(timeout=interval))
-            except queue.Empty:
-                command = {"type": "discover"}
-            if command["type"] == "discover":
+            if time.monotonic() >= due:
                 self.discover(backend)
+                due = time.monotonic() + interval
+            try:
+                command = stream.decode(commands.get(timeout=max(0.0, due - time.monotonic())))
+            except queue.Empty:
+                continue
+            if command["type"] == "discover":
+                due = 0.0
             else:
                 self.partition(backend, command)
 
@@ -59,6 +63,8 @@ class Child:
         self.say("discovering")
         try:
             snapshot = backend.discover()
+            content = stream.snapshot_to_dict(snapshot)
+            stream.encode(content)
         except DriverError as error:
             self._last = None
             self.say("absent" if error.absent else "failed", reason=str(error))
@@ -67,7 +73,6 @@ class Child:
             self._last = None
             self.say("failed", reason=f"discovery raised {type(error).__name__}: {error}")
             return
-        content = stream.snapshot_to_dict(snapshot)
         if content == self._last:
             self.say("unchanged")
         else:
@@ -88,6 +93,7 @@ class Child:
                 result = {}
             else:
                 raise DriverError(f"unknown command {command['type']!r}")
+            stream.encode(result)
         except Exception as error:
             self.say("answer", id=identity, error=f"{error}" or type(error).__name__)
         else:

@@ -17,8 +17,9 @@ from deviceplugin.vendor import VendorSettings as Settings
 
 T = TypeVar("T")
 
-MAX_LINE_BYTES = 16 * 1024 * 1024
-"""A line longer than this is a fault of the probe: 16 MiB hold thousands of devices."""
+MAX_LINE_BYTES = 4 * 1024 * 1024
+"""A line longer than this is a fault of the probe: 4 MiB hold thousands of devices, and the agent
+may have to hold twice as much before it knows."""
 
 
 class StreamError(ValueError):
@@ -26,14 +27,21 @@ class StreamError(ValueError):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """One message as one line, ended by a newline."""
-    return json.dumps(message, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+    """One message as one line, ended by a newline.
+
+    Half characters, which Python makes of names that are no UTF-8, become question marks: nobody
+    after us could send them on.
+    """
+    text = json.dumps(message, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    return text.encode(errors="replace") + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
     """The message of one line. Raises `StreamError`."""
     try:
         message = json.loads(line)
+        if b"\\u" in line:  # only so can half a character come through, and nobody could send it on
+            json.dumps(message, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise StreamError(f"a line that is not JSON ({error}): {line[:80]!r}") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):

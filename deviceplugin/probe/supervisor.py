@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,22 @@ class Timing:
     """For one discovery, counted from its start; then the process is killed."""
     backoff_first: float = 1.0
     backoff_most: float = 60.0
+    stop: float = 5.0
+    """For a killed process to be gone when the agent stops."""
+
+
+REAP_POLL_SECONDS = 0.02
+TAIL_SECONDS = 0.5
+MAX_TAIL = 500
+"""Characters of a driver library's last words; they go into logs and pod events."""
+
+
+@dataclass(slots=True)
+class _Command:
+    """A command that waits for its answer until `until`, in seconds of the loop's clock."""
+
+    answer: asyncio.Future[Mapping[str, Any]]
+    until: float
 
 
 class Probe:
@@ -76,8 +93,9 @@ class Probe:
         self._vendor, self._settings, self._timing = vendor, settings, timing
         self._handle, self._python = handle, python
         self._process: asyncio.subprocess.Process | None = None
-        self._answers: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._commands: dict[int, _Command] = {}
         self._sequence = 0
+        self._due = 0.0
         self._snapshot: Snapshot | None = None
         self.restarts = 0
 
@@ -90,15 +108,36 @@ class Probe:
         """Keep a child running until cancelled; then it is killed and reaped."""
         delay = self._timing.backoff_first
         while True:
-            healthy = False
-            async with self._child() as process:
-                async for event in self._events(process):
-                    healthy = healthy or isinstance(event, SnapshotSeen)
-                    await self._handle(event)
-            delay = self._timing.backoff_first if healthy else delay
+            delay = self._timing.backoff_first if await self._once() else delay
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._timing.backoff_most)
             self.restarts += 1
+
+    async def _once(self) -> bool:
+        """One child's life; whether it ever gave a snapshot."""
+        healthy = False
+        try:
+            process = await self._start()
+        except OSError as error:
+            await self._handle(ProbeFailed("crash", f"the probe cannot be started: {error}"))
+            return False
+        self._process = process
+        try:
+            async with contextlib.aclosing(self._events(process)) as events:
+                async for event in events:
+                    healthy = healthy or isinstance(event, SnapshotSeen)
+                    await self._handle(event)
+        except asyncio.CancelledError:
+            self._kill(process)
+            await asyncio.shield(_reaped(process, self._timing.stop))
+            raise
+        finally:
+            self._kill(process)
+        # A call that hangs in the kernel outlives even SIGKILL; another child would hang there too.
+        while not await _reaped(process, self._timing.deadline):
+            reason = f"the probe (pid {process.pid}) hangs in the kernel and cannot be killed"
+            await self._handle(ProbeFailed("deadline", f"{reason}: reset the device or reboot"))
+        return healthy
 
     async def discover(self) -> None:
         """Ask for a discovery now instead of at the next interval."""
@@ -109,20 +148,22 @@ class Probe:
     ) -> Mapping[str, Any]:
         """``partition`` or ``release`` in the probe, within `limit` seconds.
 
-        Raises `DriverError` with what the vendor says, or when no answer comes in time.
+        The probe is not killed for being late with a discovery meanwhile. Raises `DriverError`
+        with what the vendor says, or when no answer comes in time.
         """
         self._sequence += 1
         identity = self._sequence
-        answer: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()
-        self._answers[identity] = answer
+        loop = asyncio.get_running_loop()
+        command = _Command(loop.create_future(), loop.time() + limit)
+        self._commands[identity] = command
         try:
-            await self._send({"type": kind, "id": identity, "request": dict(request)})
-            async with asyncio.timeout(limit):
-                return await answer
+            async with asyncio.timeout_at(command.until):
+                await self._send({"type": kind, "id": identity, "request": dict(request)})
+                return await command.answer
         except TimeoutError:
             raise DriverError(f"{kind} got no answer within {limit:g} s") from None
         finally:
-            self._answers.pop(identity, None)
+            self._commands.pop(identity, None)
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         if self._process is None or self._process.stdin is None:
@@ -131,10 +172,9 @@ class Probe:
             self._process.stdin.write(stream.encode(message))
             await self._process.stdin.drain()
 
-    @contextlib.asynccontextmanager
-    async def _child(self) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def _start(self) -> asyncio.subprocess.Process:
         # -P keeps the working directory off sys.path: a folder called api/ there is not ours.
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             self._python,
             "-P",
             "-m",
@@ -144,18 +184,17 @@ class Probe:
             stderr=asyncio.subprocess.PIPE,
             limit=stream.MAX_LINE_BYTES,
             env=self._environment(),
+            start_new_session=True,  # what it starts dies with it
         )
-        self._process = process
-        try:
-            yield process
-        finally:
-            self._process = None
-            for answer in self._answers.values():
-                if not answer.done():
-                    answer.set_exception(DriverError("the probe ended before it answered"))
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await asyncio.shield(process.wait())
+
+    def _kill(self, process: asyncio.subprocess.Process) -> None:
+        """End the child and what it started, and everybody's wait for its answers."""
+        self._process = None
+        for command in self._commands.values():
+            if not command.answer.done():
+                command.answer.set_exception(DriverError("the probe ended before it answered"))
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
         """Ours, with the vendor's libraries in front; set before exec, because the loader reads it
@@ -170,36 +209,29 @@ class Probe:
             environment["LD_LIBRARY_PATH"] = ":".join(paths)
         return environment
 
-    async def _events(self, process: asyncio.subprocess.Process) -> AsyncIterator[ProbeEvent]:
+    async def _events(
+        self, process: asyncio.subprocess.Process
+    ) -> AsyncGenerator[ProbeEvent, None]:
         """What one child says until it ends, is late, or speaks garbage."""
-        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         self._snapshot = None
         tail: deque[str] = deque(maxlen=5)
         stderr = asyncio.create_task(_keep_tail(process.stderr, tail))
+        loop, timing = asyncio.get_running_loop(), self._timing
+        self._due, busy = loop.time() + timing.deadline, True
         try:
-            await self._send(
-                {
-                    "type": "settings",
-                    "node": self._vendor.node,
-                    "settings": stream.settings_to_dict(self._settings),
-                    "interval": self._timing.interval,
-                }
-            )
-            busy, loop = True, asyncio.get_running_loop()
-            started = loop.time()
-            while True:
-                allowed = self._timing.deadline + (0 if busy else self._timing.interval)
-                try:
-                    async with asyncio.timeout_at(started + allowed):
-                        line = await process.stdout.readline()
-                except TimeoutError:
-                    reason = f"discovery gave no answer within {self._timing.deadline:g} s"
-                    yield ProbeFailed("deadline", f"{reason}; the probe was killed")
-                    return
-                if not line:
-                    break
+            async with asyncio.timeout_at(self._due):
+                await self._send(
+                    {
+                        "type": "settings",
+                        "node": self._vendor.node,
+                        "settings": stream.settings_to_dict(self._settings),
+                        "interval": timing.interval,
+                    }
+                )
+            # A line without its end is what a killed process leaves.
+            while (line := await self._line(process.stdout)).endswith(b"\n"):
                 message = stream.decode(line)
                 kind = message["type"]
                 if kind == "health":
@@ -210,16 +242,40 @@ class Probe:
                     return
                 if kind == "answer":
                     self._resolve(message)
-                    continue
-                busy, started = kind == "discovering", loop.time()
-                if (event := self._discovered(message)) is not None:
-                    yield event
-            await stderr
-            yield ProbeFailed("crash", _ending(await process.wait(), tail))
+                else:
+                    busy = kind == "discovering"
+                    if (event := self._discovered(message)) is not None:
+                        yield event
+                self._due = loop.time() + timing.deadline + (0 if busy else timing.interval)
+            # Whatever the library started may hold the other end for ever.
+            await asyncio.wait([stderr], timeout=TAIL_SECONDS)
+            await _reaped(process, TAIL_SECONDS)
+            yield ProbeFailed("crash", _ending(process.returncode, tail))
+        except TimeoutError:
+            reason = f"discovery gave no answer within {timing.deadline:g} s"
+            yield ProbeFailed("deadline", f"{reason}; the probe was killed")
         except (stream.StreamError, ValueError) as error:
             yield ProbeFailed("garbage", f"the probe was killed for what it said: {error}")
         finally:
             stderr.cancel()
+
+    async def _line(self, reader: asyncio.StreamReader) -> bytes:
+        """The next line. Raises `TimeoutError` when the probe is late, and not while it has a
+        command to carry out; `ValueError` when the line has no end.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(self._latest()):
+                    return await reader.readline()
+            except TimeoutError:
+                if loop.time() >= self._latest():
+                    raise
+
+    def _latest(self) -> float:
+        """When the probe is late: a command delays the discovery that is due meanwhile."""
+        commands = (command.until + self._timing.deadline for command in self._commands.values())
+        return max((self._due, *commands))
 
     def _discovered(self, message: Mapping[str, Any]) -> ProbeEvent | None:
         reason = str(message.get("reason", ""))
@@ -239,13 +295,16 @@ class Probe:
                 raise stream.StreamError(f"an unexpected message {other!r}")
 
     def _resolve(self, message: Mapping[str, Any]) -> None:
-        answer = self._answers.get(message.get("id", 0))
-        if answer is None or answer.done():
+        identity, result = message.get("id"), message.get("result", {})
+        command = self._commands.get(identity) if isinstance(identity, int) else None
+        if command is None or command.answer.done():
             return
         if "error" in message:
-            answer.set_exception(DriverError(str(message["error"])))
+            command.answer.set_exception(DriverError(str(message["error"])))
+        elif isinstance(result, dict):
+            command.answer.set_result(result)
         else:
-            answer.set_result(message.get("result") or {})
+            raise stream.StreamError(f"an answer that is no object: {result!r:.60}")
 
 
 async def _keep_tail(reader: asyncio.StreamReader, tail: deque[str]) -> None:
@@ -254,8 +313,28 @@ async def _keep_tail(reader: asyncio.StreamReader, tail: deque[str]) -> None:
         tail.extend(chunk.decode(errors="replace").strip().splitlines()[-5:])
 
 
-def _ending(code: int, tail: deque[str]) -> str:
+async def _reaped(process: asyncio.subprocess.Process, limit: float) -> bool:
+    """Whether the process ended within `limit` seconds; its pipes are closed then.
+
+    `Process.wait` would wait for the ends of the pipes too, which a grandchild may hold.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + limit
+    while process.returncode is None:
+        if loop.time() >= until:
+            return False
+        await asyncio.sleep(REAP_POLL_SECONDS)
+    process._transport.close()  # type: ignore[attr-defined]
+    return True
+
+
+def _ending(code: int | None, tail: deque[str]) -> str:
     """How the process ended, for people."""
-    how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-    last = f": {tail[-1]}" if tail else ""
+    if code is None:
+        how = "closed its output"
+    elif code < 0:
+        how = f"was killed by signal {-code}"
+    else:
+        how = f"ended with status {code}"
+    last = f": {tail[-1][:MAX_TAIL]}" if tail else ""
     return f"the probe {how}{last}"

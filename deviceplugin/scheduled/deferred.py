@@ -48,7 +48,7 @@ class Deferred:
         record = await granting.settle(
             self._node, asker, lambda: self._record(ask, asker), Blame.TRY_AGAIN
         )
-        return granting.granted(ask, record, asker)
+        return granting.granted(self._node, ask, record, asker)
 
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Tell schedulers when all of the pod were served, and count the starts of init containers:

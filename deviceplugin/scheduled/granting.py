@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 
 from deviceplugin.allocation.modes import Ask, Granted
@@ -62,7 +62,7 @@ def check_scheduled(node: ScheduledNode, pod: Pod) -> None:
         raise NoGrantError(f"the annotations of pod {pod.key} are for node {meant!r:.80}")
 
 
-def granted(ask: Ask, record: Record, asker: Asker) -> Granted:
+def granted(node: ScheduledNode, ask: Ask, record: Record, asker: Asker) -> Granted:
     """The record in the framework's words. Raises `RefusalError`."""
     try:
         grants = admission.grants_of(record.shares, ask.table, ask.plan)
@@ -83,7 +83,16 @@ def granted(ask: Ask, record: Record, asker: Asker) -> Granted:
             pod_annotations=asker.pod.annotations,
         ),
         grants,
+        in_use=tuple(_in_use(node, record)),
     )
+
+
+def _in_use(node: ScheduledNode, record: Record) -> Iterator[Mapping[str, str]]:
+    for other in node.living():
+        if other.key != record.key:
+            for share in other.shares:
+                if share.slot:
+                    yield {"card": share.uuid, "slot": share.slot, "owner": other.owner}
 
 
 def known(node: ScheduledNode, ask: Ask) -> Granted | None:
@@ -102,7 +111,7 @@ def known(node: ScheduledNode, ask: Ask) -> Granted | None:
     if pod is None or container is None:
         return None
     try:
-        return granted(ask, record, Asker(pod, container))
+        return granted(node, ask, record, Asker(pod, container))
     except RefusalError:
         return None
 

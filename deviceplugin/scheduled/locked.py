@@ -318,7 +318,7 @@ class Locked:
     def _granted(self, ask: Ask, record: Record, asker: Asker) -> Granted:
         owner = f"{record.pod_uid}/{record.container}"
         return replace(
-            granting.granted(ask, record, asker),
+            granting.granted(self._node, ask, record, asker),
             annotations={OWNER_ANNOTATION + ask.vendor: owner},
         )
 
