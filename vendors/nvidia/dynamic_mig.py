@@ -98,11 +98,7 @@ class DynamicMig:
         """The MIG device of the request. Raises `DriverError`, NVML's error and `OSError`."""
         if reason := geometry.rivalry(wanted.slot, wanted.holders or ()):
             raise DriverError(f"GPU {wanted.device} cannot be partitioned now: {reason}")
-        entry = self._remembered(wanted.device)
-        if entry and entry.open:
-            self._settle(nvml, wanted.device, entry)
-            entry = self._remembered(wanted.device)
-        card = Card(nvml, wanted.device)
+        card, entry = Card(nvml, wanted.device), self._remembered(wanted.device)
         _switch_on(nvml, card)
         standing: Sequence[Standing] = card.standing()
         todo = _work(card, wanted, standing, entry.layout if entry else ())
@@ -110,7 +106,7 @@ class DynamicMig:
             raise DriverError(f"GPU {card.uuid} cannot be partitioned now: {reason}")
         if todo:
             standing = self._carry_out(nvml, card, todo, standing)
-        elif entry is None or entry.layout != todo.layout:
+        elif entry != Entry(todo.layout):
             self._remember(card.uuid, Entry(todo.layout))
         return self._found(nvml, card, todo.layout[wanted.slot.position], standing)
 
@@ -131,10 +127,11 @@ class DynamicMig:
                     card.destroy(each.id)
             for each in todo.complete:
                 with _about(nvml, f"GPU {card.uuid}: completing {each}"):
-                    card.complete(each)
+                    card.complete(each.id, each.place.profile)
             for place in todo.create:
                 with _about(nvml, f"GPU {card.uuid}: making {place}"):
                     made.append(card.create(place))
+                    card.complete(made[-1], place.profile)
             standing = card.standing()
             _check(todo.layout, standing)
         except (nvml.NVMLError, DriverError):

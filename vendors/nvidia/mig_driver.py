@@ -101,31 +101,30 @@ class Card:
     # --- changes ---
 
     def create(self, place: Place) -> int:
-        """Make a GPU instance and its compute instance; answers the former's number.
-
-        When the second step fails, the first is undone as far as the driver lets us.
-        """
+        """Make a GPU instance, still bare; answers its number."""
         nvml = self._nvml
         wanted = nvml.c_nvmlGpuInstancePlacement_t(place.placement.start, place.placement.size)
+        profile = self.profiles()[place.profile].id
         instance = nvml.nvmlDeviceCreateGpuInstanceWithPlacement(
-            self._handle, self.profiles()[place.profile].id, ctypes.byref(wanted)
+            self._handle, profile, ctypes.byref(wanted)
         )
-        try:
-            self._fill(instance, self.profiles()[place.profile])
-            return int(nvml.nvmlGpuInstanceGetInfo(instance).id)
-        except nvml.NVMLError:
-            with contextlib.suppress(nvml.NVMLError):
-                self._destroy(instance)
-            raise
+        return int(nvml.nvmlGpuInstanceGetInfo(instance).id)
 
-    def complete(self, half: Standing) -> None:
-        """Make the compute instance that a bare GPU instance lacks."""
-        instance = self._nvml.nvmlDeviceGetGpuInstanceById(self._handle, half.id)
-        self._fill(instance, self.profiles()[half.place.profile])
+    def complete(self, number: int, profile: str) -> None:
+        """Make the one compute instance that is all of a bare GPU instance of this profile."""
+        nvml, slices = self._nvml, self.profiles()[profile].slices
+        instance = nvml.nvmlDeviceGetGpuInstanceById(self._handle, number)
+        whole = [kind.id for kind in self._compute_kinds(instance) if kind.sliceCount == slices]
+        if not whole:
+            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
+        nvml.nvmlGpuInstanceCreateComputeInstance(instance, whole[0])
 
     def destroy(self, number: int) -> None:
         """Remove a GPU instance with all that is in it. The driver refuses one that is used."""
-        self._destroy(self._nvml.nvmlDeviceGetGpuInstanceById(self._handle, number))
+        instance = self._nvml.nvmlDeviceGetGpuInstanceById(self._handle, number)
+        for _, compute in list(self._compute_instances(instance)):
+            self._nvml.nvmlComputeInstanceDestroy(compute)
+        self._nvml.nvmlGpuInstanceDestroy(instance)
 
     # --- parts ---
 
@@ -229,7 +228,7 @@ class Card:
             listed = getattr(self._nvml, f"{call}_v2")(device)
         return (int(process.pid) for process in listed)
 
-    def _compute_profiles(self, instance: Any) -> list[Any]:
+    def _compute_kinds(self, instance: Any) -> list[Any]:
         """The kinds of compute instances that fit into a GPU instance."""
         nvml = self._nvml
         shared = nvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
@@ -243,7 +242,7 @@ class Card:
     def _compute_instances(self, instance: Any) -> Iterator[tuple[int, Any]]:
         """The compute instances in a GPU instance, each with its number of slices."""
         call, kind = "nvmlGpuInstanceGetComputeInstances", "c_nvmlComputeInstance_t"
-        for profile in self._compute_profiles(instance):
+        for profile in self._compute_kinds(instance):
             for compute in self._listed(call, instance, profile.id, kind):
                 yield int(profile.sliceCount), compute
 
@@ -252,18 +251,6 @@ class Card:
         count = ctypes.c_uint(MOST_INSTANCES)
         getattr(self._nvml, call)(parent, profile, room, ctypes.byref(count))
         return list(room[: count.value])
-
-    def _fill(self, instance: Any, profile: Profile) -> None:
-        nvml = self._nvml
-        whole = [p.id for p in self._compute_profiles(instance) if p.sliceCount == profile.slices]
-        if not whole:
-            raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
-        nvml.nvmlGpuInstanceCreateComputeInstance(instance, whole[0])
-
-    def _destroy(self, instance: Any) -> None:
-        for _, compute in list(self._compute_instances(instance)):
-            self._nvml.nvmlComputeInstanceDestroy(compute)
-        self._nvml.nvmlGpuInstanceDestroy(instance)
 
     @contextlib.contextmanager
     def _where_known(self) -> Iterator[None]:

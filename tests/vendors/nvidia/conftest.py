@@ -292,7 +292,7 @@ from deviceplugin.probe import stream
 from deviceplugin.vendor import DriverError
 from deviceplugin.vendors.nvidia.node import NvidiaNode
 
-CHANGES = {"enable", "create", "complete", "destroy", "_fill", "_destroy"}
+CHANGES = {"enable", "create", "complete", "destroy"}
 
 def is_traced(code):
     if code.co_filename.endswith("/mig_driver.py"):

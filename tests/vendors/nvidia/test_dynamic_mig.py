@@ -183,6 +183,23 @@ def test_a_mode_that_is_about_to_end_is_not_built_on(arena: Any) -> None:
     assert arena.partition(arena.request("0-0", device=1))
 
 
+def test_an_instance_that_somebody_divided_further_is_of_no_geometry(
+    arena: Any, record: Callable[..., str]
+) -> None:
+    arena.run(None)
+    # A 2g.10gb with one compute instance of two slices' one: MIG device 1c.2g.10gb.
+    arena.state.write_text(
+        "next|serial=9\nmode|card=0|now=1|pending=1\nmode|card=1|now=1|pending=1\n"
+        "gi|at=0|card=0|profile=1|id=5|start=0\nci|in=0|id=0|slices=1|serial=8\n"
+    )
+    assert arena.stands() == {"MIG-GPU-0-8": "1c.2g.10gb"}
+    arena.scenario = record("process", card=0, start=0, pid=4711)
+    assert "MIG-GPU-0-8 (2g.10gb at slice 0) is used" in refused(arena, arena.request("1-1"))
+    arena.scenario = ""
+    assert arena.partition(arena.request("1-1"))["uuid"] != "MIG-GPU-0-8"
+    assert profiles(arena) == MIXED
+
+
 def test_after_a_reboot_living_containers_get_their_slots_again(arena: Any) -> None:
     arena.card = {"mig": 0}
     slots = ("1-0", "1-2")

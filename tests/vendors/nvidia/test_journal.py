@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,22 @@ def test_what_is_written_is_read_back(
         journal.write(entries)
         assert journal.read() == entries
     assert [path.name for path in journal.path.parent.iterdir()] == ["nvidia-mig.json"]
+
+
+def test_the_content_is_on_the_disk_before_the_name_points_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(path.name)
+        text = (tmp_path / "j.json").read_text() if (tmp_path / "j.json").exists() else ""
+        synced.append("new" if "GPU-0" in text else "old")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Journal(tmp_path / "j.json").write({"GPU-0": Entry(())})
+    assert synced == ["j.new", "old", tmp_path.name, "new"]
 
 
 def test_no_file_is_no_entry(tmp_path: Path) -> None:

@@ -151,6 +151,16 @@ def test_discovery_says_which_geometries_a_card_has_and_what_is_left_out(
     assert driver.discover(scenario).problems == ()
 
 
+def test_libvgpu_is_none_of_this_modes_business(
+    driver: Any, tree: Any, cards: Callable[..., str], one_card: Callable[..., str]
+) -> None:
+    tree.add("host/usr/local/vgpu/libvgpu.so")
+    scenario = cards(0, one_card(0, name=A100, mig=0, memory=None))
+    snapshot = driver.discover(scenario, section=section(deviceSplitCount=4))
+    assert snapshot.problems == ()
+    assert "libvgpu.file" not in snapshot.devices[0].attributes
+
+
 def test_a_row_that_hides_a_better_one_is_told(
     driver: Any, cards: Callable[..., str], one_card: Callable[..., str]
 ) -> None:
