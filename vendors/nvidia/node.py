@@ -30,6 +30,7 @@ from deviceplugin.vendors.nvidia import (
     hami_core,
     health,
     library,
+    mig,
     mps_client,
     plan,
     registration,
@@ -174,4 +175,5 @@ class NvidiaNode:
                 "a Tegra has no NVML to describe its devices by CDI; "
                 "set --device-list-strategy=envvar or volume-mounts"
             )
-        return discovery.tegra(host_of(self._settings))
+        found = discovery.tegra(host_of(self._settings))
+        return replace(found, problems=tuple(mig.advice(found.devices, self._settings)))

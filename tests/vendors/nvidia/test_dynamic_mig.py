@@ -422,6 +422,7 @@ def instances(answer: Any) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_step_from_one_geometry_to_another_is_recovered_from(arena: Any) -> None:
     """Whatever line the probe dies at, the next one finds whole instances or none, and the request
     succeeds.
@@ -441,6 +442,7 @@ def test_a_kill_at_every_step_from_one_geometry_to_another_is_recovered_from(are
         assert '"open": true' not in arena.journal.read_text(), line
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_step_never_touches_what_others_use(arena: Any) -> None:
     """One of seven instances is held and the others are missing while the probe dies."""
     kept = arena.partition(arena.request("0-2"))["uuid"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -174,7 +173,6 @@ class Sequences(RuleBasedStateMachine):
         assert used <= self.stands(card).keys(), "what was used is gone"
 
 
-@pytest.mark.slow
 def test_no_order_of_events_harms_what_is_used(
     new_arena: Callable[[], Any], record: Callable[..., str]
 ) -> None:

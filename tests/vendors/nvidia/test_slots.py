@@ -151,6 +151,15 @@ def test_discovery_says_which_geometries_a_card_has_and_what_is_left_out(
     assert driver.discover(scenario).problems == ()
 
 
+def test_a_tegra_is_not_offered_in_this_mode_and_that_is_told(tree: Any) -> None:
+    tree.add("host/etc/nv_tegra_release", "# R35")
+    tree.add("host/proc/device-tree/model", "NVIDIA Jetson Orin")
+    backend = NvidiaNode(tree.settings(section=section(), deviceDiscoveryStrategy="tegra"))
+    snapshot = backend.discover()
+    assert backend.plan(snapshot) == ()
+    assert "no entry of nvidia.knownMigGeometries names 'NVIDIA Jetson" in snapshot.problems[0]
+
+
 def test_libvgpu_is_none_of_this_modes_business(
     driver: Any, tree: Any, cards: Callable[..., str], one_card: Callable[..., str]
 ) -> None:
