@@ -26,6 +26,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import-linter
 
 bench: $(STAMP) ## figures beside their targets
 	$(BIN)/python benchmarks/agent.py
+	$(BIN)/python benchmarks/scheduled.py
 	$(BIN)/python benchmarks/monitor.py
 
 PROTO_BIN := .venv-proto/bin

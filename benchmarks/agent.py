@@ -43,6 +43,7 @@ class Bench:
         config = root / "config" / "config.json"
         config.parent.mkdir()
         config.write_text(json.dumps({"mock": {"profile": "dgx-a100", "deviceSplitCount": split}}))
+        self.environment: dict[str, str] = {}
         self.flags = {
             "config-file": config,
             "vendors": "mock",
@@ -61,6 +62,7 @@ class Bench:
         agent = subprocess.Popen(
             [sys.executable, "-m", "deviceplugin", "serve", *arguments],
             stderr=subprocess.DEVNULL,
+            env={**os.environ, **self.environment},
         )
         await self.kubelet.wait_registered(RESOURCE, 30)
         return agent, time.perf_counter() - started
@@ -256,4 +258,5 @@ async def main() -> None:
     row("deviceplugin devices, median of 5", f"{statistics.median(times):.2f} s", "<= 0.7 s")
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

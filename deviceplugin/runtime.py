@@ -158,7 +158,7 @@ class VendorRuntime:
         for served in list(self._served.values()):
             ours = (held for held in holdings if held.resource == served.resource.name)
             for held in ours:
-                if await served.allocator.adopt(sorted(held.ids)):
+                if await served.allocator.adopt(sorted(held.ids), holdings):
                     self._metrics.adopted.labels(held.resource).inc()
                     self._log.info(
                         "adopted a grant", pod=f"{held.namespace}/{held.pod}", to=held.container

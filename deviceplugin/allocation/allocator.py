@@ -17,6 +17,7 @@ from deviceplugin.cdi import CDIError, Spec
 from deviceplugin.injection import render
 from deviceplugin.injection.render import CannotInjectError, Injection, Strategy
 from deviceplugin.injection.store import SpecStore
+from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.kubelet.resource import Resource
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.splitting import Table
@@ -178,12 +179,13 @@ class ResourceAllocator:
         """The allocation's name, under which its specification is kept."""
         return allocation_id(self._resource.name, ids)
 
-    async def adopt(self, ids: Sequence[str]) -> bool:
-        """Whether it was learned just now who holds these ids."""
+    async def adopt(self, ids: Sequence[str], holdings: Sequence[Holding]) -> bool:
+        """Whether it was learned just now, from kubelet's `holdings`, who holds these ids."""
         table = self._resource.table
         if not set(ids) <= table.virtual.keys():
             return False
-        return await self._mode.adopt(self._ask(table, self.checked(ids, table, health=False)))
+        ask = self._ask(table, self.checked(ids, table, health=False))
+        return await self._mode.adopt(ask, holdings)
 
     async def restore(self, ids: Sequence[str]) -> bool:
         """Write the specification of an allocation again that a wiped directory lost; False where

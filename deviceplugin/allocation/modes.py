@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import Grant, Owner, ResourcePlan
 
@@ -73,8 +74,10 @@ class Mode(Protocol):
     async def started(self, ask: Ask, granted: Granted) -> None:
         """The node is ready for the start."""
 
-    async def adopt(self, ask: Ask) -> bool:
-        """Take over what kubelet says was handed out before us; whether something was learned."""
+    async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
+        """Take over what kubelet says in `holdings` was handed out before us; whether something
+        was learned.
+        """
 
     def known(self, ask: Ask) -> Granted | None:
         """What these ids were given before, to write it again after the CDI directory was wiped;

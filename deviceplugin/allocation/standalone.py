@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from deviceplugin.allocation.deferred import GrantSource
 from deviceplugin.allocation.modes import Ask, Granted
-from deviceplugin.kubelet.podresources import PodResources, PodResourcesError, holder
+from deviceplugin.kubelet.podresources import Holding, PodResources, PodResourcesError, holder
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.splitting import grants
 from deviceplugin.vendor import Grant, Owner
@@ -55,7 +55,7 @@ class Standalone:
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Nothing to record."""
 
-    async def adopt(self, ask: Ask) -> bool:
+    async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Nothing is recorded, so nothing can be missing."""
         return False
 

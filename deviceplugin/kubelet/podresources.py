@@ -21,6 +21,7 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 """A dense node's answer passes gRPC's default of 4 MiB."""
 
 LIMIT_SECONDS = 10.0
+RATE_PAUSE_SECONDS = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,22 @@ class PodResources:
                 ],
             )
         stub = rpc.PodResourcesListerStub(self._channel)
-        try:
-            answer = await stub.List(pb.ListPodResourcesRequest(), timeout=LIMIT_SECONDS)
-        except grpc.aio.AioRpcError as error:
-            raise PodResourcesError(
-                f"kubelet's PodResources socket {self._socket} did not answer: "
-                f"{error.code().name} {error.details()}"
-            ) from None
-        return tuple(_holdings(answer))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LIMIT_SECONDS
+        while True:
+            try:
+                answer = await stub.List(pb.ListPodResourcesRequest(), timeout=LIMIT_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                # Others may have used the rate up, which lasts for moments.
+                exhausted = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                if exhausted and loop.time() < deadline:
+                    await asyncio.sleep(RATE_PAUSE_SECONDS)
+                    continue
+                raise PodResourcesError(
+                    f"kubelet's PodResources socket {self._socket} did not answer: "
+                    f"{error.code().name} {error.details()}"
+                ) from None
+            return tuple(_holdings(answer))
 
 
 def _holdings(answer: pb.ListPodResourcesResponse) -> Iterable[Holding]:

@@ -7,12 +7,14 @@ kubelet and costs the pod nothing but time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
 
 from deviceplugin.allocation.modes import Ask, Granted
 from deviceplugin.api.hami.keys import VendorKeys
+from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import granting
 from deviceplugin.scheduled.identity import Asker
@@ -62,7 +64,7 @@ class Deferred:
         if pod is not None:
             self._node.pod_served(pod)
 
-    async def adopt(self, ask: Ask) -> bool:
+    async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Whether a grant was found that nobody here knew of: one of a container that has run. One
         that has not is decided on when it starts.
         """
@@ -70,7 +72,7 @@ class Deferred:
         async def proof(asker: Asker) -> bool:
             return asker.container.name in asker.pod.started
 
-        return await granting.adopt(self._node, ask, self._keys, proof)
+        return await granting.adopt(self._node, ask, self._keys, holdings, proof)
 
     def known(self, ask: Ask) -> Granted | None:
         """What the living container with these ids was given."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from deviceplugin.allocation.modes import Ask, Granted
 from deviceplugin.api.hami.keys import VGPU_NODE, VendorKeys
 from deviceplugin.apiserver.objects import Pod
+from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import admission
 from deviceplugin.scheduled.admission import OVER_CAPACITY, NotAdmissibleError
-from deviceplugin.scheduled.identity import PATIENCE_SECONDS, Asker
+from deviceplugin.scheduled.identity import PATIENCE_SECONDS, Asker, candidates, choose
 from deviceplugin.scheduled.ledger import Record
 from deviceplugin.scheduled.matching import NoGrantError, assignments
 from deviceplugin.scheduled.node import ScheduledNode
@@ -120,18 +120,20 @@ async def adopt(
     node: ScheduledNode,
     ask: Ask,
     keys: VendorKeys,
+    holdings: Sequence[Holding],
     proof: Callable[[Asker], Awaitable[bool]],
 ) -> bool:
-    """Take into the record what kubelet says that a container holds and nobody here knows of: an
-    agent before us, or another plugin, handed it over. Whether something was learned.
+    """Take into the record what kubelet says in `holdings` that a container holds and nobody here
+    knows of: an agent before us, or another plugin, handed it over. Whether something was learned.
     """
-    if node.ledger.with_ids(ask.plan.resource, ask.ids):
+    resource = ask.plan.resource
+    if node.ledger.with_ids(resource, ask.ids):
         return False
+    entries = await asyncio.to_thread(node.checkpoint.entries)
+    askers, _ = candidates(resource, ask.ids, holdings, entries, node.pods)
+    asker = choose(askers, node.ledger) if askers else None
     try:
-        asker = await replace(node.identity, patience=0.0).find(
-            ask.plan.resource, ask.ids, node.ledger
-        )
-        if not await proof(asker):
+        if asker is None or not await proof(asker):
             return False
         await remember(node, new_record(node, ask, asker, keys, held=True))
     except (RefusalError, NoGrantError, NotAdmissibleError):

@@ -8,6 +8,7 @@ container that kubelet names for the ids must be the one that was served with th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -18,6 +19,7 @@ from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME, VGPU_NODE, VendorK
 from deviceplugin.apiserver.client import JSON_PATCH, ApiError, Path
 from deviceplugin.apiserver.objects import Pod
 from deviceplugin.kubelet.checkpoint import Entry
+from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import granting, patches
 from deviceplugin.scheduled.admission import NotAdmissibleError
@@ -152,13 +154,13 @@ class Locked:
         if record is not None and record.init:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
 
-    async def adopt(self, ask: Ask) -> bool:
+    async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Whether a grant was found that nobody here knew of."""
 
         async def proof(asker: Asker) -> bool:
             return await self._proof(ask, asker)
 
-        return await granting.adopt(self._node, ask, self._keys, proof)
+        return await granting.adopt(self._node, ask, self._keys, holdings, proof)
 
     def known(self, ask: Ask) -> Granted | None:
         """What the living container with these ids was given."""
