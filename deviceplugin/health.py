@@ -22,6 +22,14 @@ MAX_ID_LENGTH = 63
 """Kubelet's API text asks for device ids of at most 63 characters (kubelet-deviceplugin.md 1.1);
 a virtual id adds a suffix, so a longer uuid is a warning and not a refusal."""
 
+MAX_NUMA_NODE = 1023
+"""Linux counts no further; kubelet takes -1 for a node too (kubelet-deviceplugin.md 2.6)."""
+
+MAX_MEMORY_MIB = 1 << 30
+"""1 PiB: what a driver says beyond is a fault of the driver."""
+
+MAX_CORES_PERCENT = 100_000
+
 
 class State(enum.StrEnum):
     """Where a device stands."""
@@ -99,12 +107,14 @@ def admit(snapshot: Snapshot) -> Snapshot:
             reason = "another device has the same uuid; neither can be told from the other"
             first = kept[device.uuid]
             kept[device.uuid] = with_health(first, healthy=False, reason="duplicate uuid")
+        name = f"device {device.index or '?'} ({device.uuid!r:.80})"
         if reason:
-            problems.append(
-                f"device {device.index or '?'} ({device.uuid!r:.80}) left out: {reason}"
-            )
-        else:
-            kept[device.uuid] = device
+            problems.append(f"{name} left out: {reason}")
+            continue
+        if device.numa_node is not None and not 0 <= device.numa_node <= MAX_NUMA_NODE:
+            problems.append(f"{name}: NUMA node {device.numa_node} is none, taken as unknown")
+            device = replace(device, numa_node=None)
+        kept[device.uuid] = device
     return Snapshot(tuple(kept.values()), snapshot.attributes, tuple(problems))
 
 
@@ -113,8 +123,10 @@ def _unusable(device: PhysicalDevice) -> str:
         return "it has no uuid"
     if not device.uuid.isprintable() or any(letter.isspace() for letter in device.uuid):
         return "its uuid has blanks or control characters"
-    if device.memory_mib is not None and device.memory_mib < 0:
-        return f"its memory is {device.memory_mib} MiB"
+    if device.memory_mib is not None and not 0 <= device.memory_mib <= MAX_MEMORY_MIB:
+        return f"its memory is {device.memory_mib!r:.30} MiB"
+    if not 0 <= device.cores_percent <= MAX_CORES_PERCENT:
+        return f"it has {device.cores_percent!r:.30} percent of cores"
     return ""
 
 

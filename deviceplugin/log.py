@@ -38,4 +38,21 @@ def setup(level: str = "info", form: str = "auto") -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    root = logging.getLogger()
+    root.handlers[:] = [_Libraries()]
+    root.setLevel(logging.WARNING)
+
+
+class _Libraries(logging.Handler):
+    """What libraries log through the standard library, told like everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One event, with the library's logger as a field."""
+        try:
+            event = record.getMessage()
+        except Exception:  # arguments that do not fit their format: say both
+            event = f"{record.msg} {record.args}"
+        level = min(max(10, record.levelno // 10 * 10), 50)
+        structlog.get_logger().log(
+            level, event, library=record.name, exc_info=record.exc_info or None
+        )

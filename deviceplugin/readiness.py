@@ -41,5 +41,5 @@ class Readiness:
         self._metrics.registrations.labels(resource, outcome).inc()
 
     def blockers(self) -> dict[str, str]:
-        """A copy of all blockers, by name."""
-        return dict(sorted(self._blockers.items()))
+        """A copy of all blockers, by name; may be asked from any thread."""
+        return dict(sorted(self._blockers.copy().items()))

@@ -5,6 +5,7 @@ Built-in vendors come through the same group as a stranger's, so nothing here kn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "deviceplugin.vendors"
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,10 @@ def load(entries: Iterable[EntryPoint] | None = None) -> Registry:
         reason = ""
         try:
             vendor = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             vendor, reason = None, _why(error)
-        if vendor is not None and not isinstance(vendor, Vendor):
-            reason = f"it is a {type(vendor).__name__}, not a deviceplugin.vendor.Vendor"
-        elif vendor is not None and vendor.name in vendors:
+        reason = reason or _unfit(vendor)
+        if not reason and vendor.name in vendors:
             reason = f"the name {vendor.name!r} is taken by another entry point"
         if reason:
             broken.append(BrokenVendor(entry.name, entry.value, reason))
@@ -67,7 +69,23 @@ def load(entries: Iterable[EntryPoint] | None = None) -> Registry:
     return Registry(dict(sorted(vendors.items())), tuple(broken))
 
 
-def _why(error: Exception) -> str:
+def _unfit(vendor: object) -> str:
+    """Why an object cannot be served as a vendor; its name becomes part of file and CDI names."""
+    if not isinstance(vendor, Vendor):
+        return f"it is a {type(vendor).__name__}, not a deviceplugin.vendor.Vendor"
+    if not isinstance(vendor.name, str) or not _NAME.fullmatch(vendor.name):
+        return (
+            f"its name {vendor.name!r:.80} is not made of lower-case letters, digits and - only, "
+            "a letter first, 32 at most"
+        )
+    for field in ("presence", "library_path"):
+        value = getattr(vendor, field)
+        if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+            return f"its {field} is {value!r:.80}, not a tuple of strings"
+    return ""
+
+
+def _why(error: BaseException) -> str:
     """A sentence about a failed import; a clash of protobuf stubs gets its own explanation."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, TypeError) and "duplicate symbol" in text:

@@ -14,7 +14,17 @@ from deviceplugin.health import (
     observe_event,
     observe_failure,
 )
-from deviceplugin.vendor import HealthEvent, PhysicalDevice, Snapshot, with_health
+from deviceplugin.kubelet.resource import list_message
+from deviceplugin.splitting import grants, split
+from deviceplugin.vendor import (
+    HealthEvent,
+    PhysicalDevice,
+    ResourcePlan,
+    Sharing,
+    Snapshot,
+    Split,
+    with_health,
+)
 
 GOOD = PhysicalDevice("u", "0", "M")
 BAD = with_health(GOOD, healthy=False, reason="too hot")
@@ -99,3 +109,29 @@ def test_an_unhealthy_device_always_says_why_and_a_healthy_one_nothing(
         for tracked in inventory.devices.values():
             assert bool(tracked.reason) == (tracked.state is not State.HEALTHY)
             assert tracked.shown().healthy == tracked.state.usable
+
+
+@given(
+    memory=st.none() | st.integers() | st.just(10**400),
+    cores=st.integers() | st.just(10**400),
+    numa=st.none() | st.integers() | st.just(2**70),
+)
+def test_whatever_numbers_a_driver_gives_kubelet_can_be_told(
+    memory: int | None, cores: int, numa: int | None
+) -> None:
+    device = PhysicalDevice("u", "0", "M", memory, cores, numa)
+    admitted = admit(Snapshot((device,)))
+    plan = ResourcePlan("a.b/c", ("u",), Split(10, "-", Sharing.LIMITED, 1.5))
+    table = split(plan, admitted)
+    list_message(table)
+    for identity in table.virtual:
+        (grant,) = grants(table, [identity])
+        assert grant.cores_percent in range(1, 101)
+    if admitted.devices != (device,):
+        assert "device 0 ('u')" in admitted.problems[0]
+
+
+def test_an_unknown_numa_node_costs_the_topology_and_not_the_device() -> None:
+    admitted = admit(Snapshot((PhysicalDevice("u", "0", "M", numa_node=-1),)))
+    assert admitted.devices[0].numa_node is None
+    assert "NUMA node -1" in admitted.problems[0]

@@ -62,3 +62,25 @@ def test_a_second_set_of_kubelets_stubs_is_explained(
     assert list(found.vendors) == ["mock"]
     (broken,) = found.broken
     assert "instead of a second copy" in broken.reason
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("VENDOR = Vendor('../up', 'm:N', 'a.b/c')", "name '../up'"),
+        ("VENDOR = Vendor(['x'], 'm:N', 'a.b/c')", "name ['x']"),
+        ("VENDOR = Vendor('Upper', 'm:N', 'a.b/c')", "name 'Upper'"),
+        ("VENDOR = Vendor('x', 'm:N', 'a.b/c', presence='dev/x*')", "presence"),
+        ("VENDOR = Vendor('x', 'm:N', 'a.b/c', library_path=None)", "library_path"),
+    ],
+)
+def test_a_descriptor_that_would_fail_later_is_left_out_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
+    module = f"stranger_{abs(hash(source))}"
+    (tmp_path / f"{module}.py").write_text(f"from deviceplugin.vendor import Vendor\n{source}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = registry.load([entry("x", f"{module}:VENDOR"), GOOD])
+    assert list(found.vendors) == ["mock"]
+    assert reason in found.broken[0].reason
