@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TextIO
@@ -40,18 +40,20 @@ from deviceplugin.vendor import (
     Grant,
     InventoryWriter,
     NodeBackend,
+    PhysicalDevice,
     Planner,
     Registrar,
     ResourcePlan,
     Safeguarded,
+    Snapshot,
     Vendor,
     VendorSettings,
 )
 
 LOCK_POLL_SECONDS = 1.0
 IMPEDIMENT_POLL_SECONDS = 5.0
-PARTITION_SECONDS = 25.0
-"""For one hard partition; kubelet waits 30 s for PreStartContainer."""
+PARTITION_SECONDS = 90.0
+"""For one hard partition. Kubelet gives up after 30 s and asks again; the answer is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ class VendorRuntime:
         try:
             plans = self._plans()
             if self._around.strategy.cdi and isinstance(self._backend, InventoryWriter):
-                await self._write_inventory(self._backend)
+                await self._write_inventory(self._backend, snapshot)
         except (ValueError, OSError) as error:
             self._readiness.block(self.name, str(error))
             self._log.error("devices cannot be offered", reason=str(error))
@@ -274,16 +276,13 @@ class VendorRuntime:
         uuids = tuple(device.uuid for device in snapshot.devices)
         return (ResourcePlan(self._vendor.resource, uuids),) if uuids else ()
 
-    async def _write_inventory(self, backend: InventoryWriter) -> None:
-        snapshot = self._inventory.snapshot()
+    async def _write_inventory(self, backend: InventoryWriter, snapshot: Snapshot) -> None:
         self._specs = await asyncio.to_thread(backend.cdi_specs, snapshot)
         await asyncio.to_thread(self._around.store.put_inventory, self.name, self._specs)
 
     def _serve(self, plan: ResourcePlan, table: splitting.Table, impediment: str) -> None:
         resource = Resource(plan.resource, table, impediment)
-        allocator = ResourceAllocator(
-            self.name, self._backend, plan, resource, self._around, self._partition
-        )
+        allocator = ResourceAllocator(self.name, self._backend, plan, resource, self._around, self)
         allocator.inventory = self._specs
         server = ResourceServer(
             resource,
@@ -296,11 +295,27 @@ class VendorRuntime:
         task = asyncio.create_task(server.run(), name=plan.resource)
         self._served[plan.resource] = _Served(resource, allocator, server, task)
 
-    async def _partition(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A hard partition, made in the probe; the devices are looked at again after it."""
+    async def make(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A hard partition, made in the probe; the devices are looked at again after it.
+
+        Raises `DriverError`.
+        """
         answer = await self._probe.command("partition", request, PARTITION_SECONDS)
         await self._probe.discover()
         return answer
+
+    async def describe(self, device: PhysicalDevice) -> None:
+        """Have the CDI inventory name a partition before the next discovery does. Raises `OSError`
+        and `ValueError`.
+        """
+        if not (self._around.strategy.cdi and isinstance(self._backend, InventoryWriter)):
+            return
+        snapshot = self._inventory.snapshot()
+        if snapshot.device(device.uuid) is None:
+            snapshot = replace(snapshot, devices=(*snapshot.devices, device))
+        await self._write_inventory(self._backend, snapshot)
+        for served in self._served.values():
+            served.allocator.inventory = self._specs
 
     async def _withdraw(self, name: str) -> None:
         served = self._served.pop(name)

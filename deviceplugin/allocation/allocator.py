@@ -5,10 +5,10 @@ vendor what that needs, renders it and prepares the node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from deviceplugin.allocation.identity import allocation_id
 from deviceplugin.allocation.modes import Ask, Granted, Mode
@@ -28,6 +28,7 @@ from deviceplugin.vendor import (
     Grant,
     HostDirectory,
     NodeBackend,
+    PhysicalDevice,
     Preferrer,
     PreStarter,
     ResourcePlan,
@@ -51,6 +52,16 @@ class Surroundings:
     """Whether schedulers are told how well devices are connected."""
 
 
+class Partitions(Protocol):
+    """Hard partitions of a vendor's devices. Raises `DriverError`, and `OSError` for files."""
+
+    async def make(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The partition that a request describes, made in the probe."""
+
+    async def describe(self, device: PhysicalDevice) -> None:
+        """Have the CDI inventory name a partition that is newer than the last discovery."""
+
+
 class ResourceAllocator:
     """Implements `kubelet.service.Allocator` for one resource of one vendor."""
 
@@ -61,9 +72,9 @@ class ResourceAllocator:
         plan: ResourcePlan,
         resource: Resource,
         around: Surroundings,
-        partition: Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]],
+        partition: Partitions,
     ) -> None:
-        """`partition` asks the probe for a hard partition; see `vendor.Slotted`."""
+        """`partition` makes hard partitions where schedulers grant them; see `vendor.Slotted`."""
         self._vendor, self._backend, self._around = vendor, backend, around
         self._partition = partition
         self._partitions: dict[tuple[str, str], str] = {}
@@ -239,11 +250,14 @@ class ResourceAllocator:
                 if request is None:
                     grants.append(grant)
                     continue
-                answer = await self._partition({**request, "in_use": self._in_use(granted, grant)})
+                answer = await self._partition.make(
+                    {**request, "in_use": self._in_use(granted, grant)}
+                )
                 made = self._backend.slot_granted(grant, answer)
                 self._partitions[grant.device.uuid, grant.slot] = made.device.uuid
+                await self._partition.describe(made.device)
                 grants.append(made)
-        except (DriverError, ValueError) as error:
+        except (DriverError, ValueError, OSError) as error:
             raise RefusalError(
                 f"{self._resource.name}: {error}", "partition", Blame.TRY_AGAIN
             ) from None

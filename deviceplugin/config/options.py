@@ -99,11 +99,17 @@ VERBOSITY = Option(
 
 
 def _agent(
-    name: str, field: str, key: str, kind: Kind[Any], default: object, meaning: str
+    name: str,
+    field: str,
+    key: str,
+    kind: Kind[Any],
+    default: object,
+    meaning: str,
+    vendor_key: str = "",
 ) -> Option:
     """A setting of ours."""
     env = f"DEVICEPLUGIN_{name.upper().replace('-', '_')}"
-    return Option((f"--{name}",), (env,), field, f"agent.{key}", kind, default, meaning)
+    return Option((f"--{name}",), (env,), field, f"agent.{key}", kind, default, meaning, vendor_key)
 
 
 def _hami(name: str, env: tuple[str, ...], kind: Kind[Any], section_key: str) -> Option:
@@ -361,7 +367,8 @@ OPTIONS: tuple[Option, ...] = (
         "paths.runDir",
         PATH,
         "/run/deviceplugin",
-        "Locks, checkpoints and the sockets of our own commands.",
+        "Locks, records and journals of the agent.",
+        "runDir",
     ),
     _agent(
         "host-root",

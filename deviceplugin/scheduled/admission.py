@@ -74,6 +74,13 @@ def check_room(wanted: Record, others: Iterable[Record], table: Table, plan: Res
     split = plan.split
     for share in wanted.shares:
         uuid, device = share.uuid, table.devices[share.uuid]
+        if any(share.slot and not r.init and _has_slot(r, share) for r in held):
+            owner = next(r.owner for r in held if not r.init and _has_slot(r, share))
+            raise NotAdmissibleError(
+                f"partition {share.slot} of {uuid} is held by {owner}", OVER_CAPACITY
+            )
+        if share.slot:
+            continue  # what a partition has is the card's own business, not a share of a sum
         limits = (
             ("MiB", _scaled(device.memory_mib, split.memory_scaling)),
             ("% of its cores", _scaled(device.cores_percent, split.cores_scaling)),
@@ -85,11 +92,6 @@ def check_room(wanted: Record, others: Iterable[Record], table: Table, plan: Res
                     f"{_amounts(share)[position]} {unit} of {uuid} do not fit: it has {most}, "
                     f"other containers on this node hold {before.get(uuid, NOTHING)[position]}",
                     OVER_CAPACITY,
-                )
-        for record in held:
-            if share.slot and not record.init and _has_slot(record, share):
-                raise NotAdmissibleError(
-                    f"partition {share.slot} of {uuid} is held by {record.owner}", OVER_CAPACITY
                 )
 
 
@@ -128,7 +130,7 @@ def grants_of(given: Sequence[Share], table: Table, plan: ResourcePlan) -> tuple
             device=table.devices[share.uuid],
             of=plan.split.count,
             sharing=plan.split.sharing,
-            memory_mib=share.memory_mib if limited else None,
+            memory_mib=share.memory_mib if limited or share.slot else None,
             cores_percent=share.cores_percent if limited else None,
             memory_scaling=plan.split.memory_scaling,
             slot=share.slot,
