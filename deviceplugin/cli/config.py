@@ -95,6 +95,19 @@ def check(file: str | None, output: str, **values: object) -> None:
     report(output, loaded, loaded.warnings, ())
 
 
+@config.command("options")
+def list_options() -> None:
+    """Print every option as a Markdown table: flag, environment, key in the file, default."""
+    click.echo("| flag | environment | key in the file | default | what it does |")
+    click.echo("|---|---|---|---|---|")
+    for option in OPTIONS:
+        flags = ", ".join(f"`{flag}`" for flag in option.flags)
+        names = ", ".join(f"`{name}`" for name in option.env)
+        key = f"`{option.key}`" if option.key else ""
+        default = f"`{shown(option.default)}`" if option.default not in (None, "", ()) else ""
+        click.echo(f"| {flags} | {names} | {key} | {default} | {option.help} |")
+
+
 def report(
     output: str,
     loaded: Loaded | None,
