@@ -228,8 +228,9 @@ class Bench:
         wanted = {device.ID: device for device in plugin._message.devices}
         kubelet = plugin.kubelet
         await kubelet.wait_for(
-            lambda: kubelet.is_watched(plugin.resource)
-            and kubelet.devices(plugin.resource) == wanted
+            lambda: (
+                kubelet.is_watched(plugin.resource) and kubelet.devices(plugin.resource) == wanted
+            )
         )
 
     async def relist(self, plugin: RawPlugin, *devices: pb.Device | str) -> None:

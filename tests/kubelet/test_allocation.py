@@ -49,7 +49,9 @@ async def test_28_one_allocate_for_each_container_and_resource(bench: Any) -> No
     second = await bench.plugin(["x", "y"], resource=S)
     two = Container("two", {R: 1})
     await bench.run(Pod("pod", (Container("one", {R: 2, S: 1}), two)))
-    sizes = [[len(c.devices_ids) for c in ask.container_requests] for ask in first.asked("allocate")]
+    sizes = [
+        [len(c.devices_ids) for c in ask.container_requests] for ask in first.asked("allocate")
+    ]
     assert sizes == [[2], [1]]
     assert len(second.asked("allocate")) == 1
 
@@ -124,8 +126,7 @@ async def test_30_a_device_that_is_held_and_no_longer_healthy_is_refused(bench: 
     (other,) = {"a", "b"} - {mine}
     await bench.relist(plugin, other, bench.device(mine, health="Unhealthy"))
     assert await bench.refused(held) == (
-        "previously allocated devices are no longer healthy; "
-        f"cannot allocate unhealthy devices {R}"
+        f"previously allocated devices are no longer healthy; cannot allocate unhealthy devices {R}"
     )
 
 
@@ -264,9 +265,7 @@ async def test_33_an_init_containers_device_is_used_again_with_a_call_of_its_own
 
 async def test_33_a_container_that_needs_more_takes_the_reusable_first(bench: Any) -> None:
     kubelet = await bench.kubelet()
-    plugin = await bench.plugin(
-        ["a", "b", "c", "d"], get_preferred_allocation_available=True
-    )
+    plugin = await bench.plugin(["a", "b", "c", "d"], get_preferred_allocation_available=True)
     found = Pod("pod", (init("first", 2), Container("main", {R: 3})))
     await bench.run(found)
     reused = set(kubelet.held(found.uid, "first")[R])
@@ -280,9 +279,7 @@ async def test_33_app_containers_of_one_pod_do_not_share_what_init_containers_le
 ) -> None:
     kubelet = await bench.kubelet()
     await bench.plugin(["a", "b", "c"])
-    found = Pod(
-        "pod", (init("first", 1), Container("one", {R: 1}), Container("two", {R: 1}))
-    )
+    found = Pod("pod", (init("first", 1), Container("one", {R: 1}), Container("two", {R: 1})))
     await bench.run(found)
     left, one, two = (kubelet.held(found.uid, name)[R] for name in ("first", "one", "two"))
     assert left == one != two

@@ -47,7 +47,9 @@ def test_the_worked_example_reads_back() -> None:
     assert checkpoint.to_json(checkpoint.from_json(WORKED_TEXT)) == WORKED_TEXT
 
 
-names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)
+names = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8
+)
 entries = st.builds(
     Entry,
     names,
@@ -99,7 +101,9 @@ def test_a_write_leaves_one_file_and_a_read_of_none_is_none(tmp_path: Path) -> N
     assert checkpoint.to_json(checkpoint.read(tmp_path) or Checkpoint(None, None)) == WORKED_TEXT
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.write(tmp_path, WORKED)
 
     def fail(descriptor: int) -> None:

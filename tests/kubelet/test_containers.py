@@ -49,7 +49,9 @@ async def test_35_a_failing_pre_start_fails_the_start_and_is_tried_again(bench: 
     plugin.on_start = fail
     found = pod()
     await kubelet.admit(found)
-    with pytest.raises(StartError, match="PreStartContainer rpc failed with err: rpc error.*not yet"):
+    with pytest.raises(
+        StartError, match=r"PreStartContainer rpc failed with err: rpc error.*not yet"
+    ):
         await kubelet.start_container(found.uid, "main")
     assert kubelet.pod_status(found.uid).phase == "Pending"
     plugin.on_start = None

@@ -204,9 +204,7 @@ async def test_rule_6_allocate_for_another_number_of_containers(bench: Any, give
 
 
 @pytest.mark.parametrize("given", [0, 2])
-async def test_rule_6_a_preference_for_another_number_of_containers(
-    bench: Any, given: int
-) -> None:
+async def test_rule_6_a_preference_for_another_number_of_containers(bench: Any, given: int) -> None:
     kubelet = await bench.kubelet()
     plugin = await bench.plugin(["a"], get_preferred_allocation_available=True)
     plugin.on_prefer = lambda request: pb.PreferredAllocationResponse(
@@ -337,9 +335,7 @@ async def test_rule_10_is_not_broken_by_agreement_or_by_two_containers(bench: An
     ("took", "said"), [(5.0, None), (6.0, "took 6.0 s: slow"), (31.0, "took 31.0 s: failed")]
 )
 @pytest.mark.parametrize("method", ["Allocate", "PreStartContainer"])
-async def test_rule_11_a_slow_call(
-    bench: Any, method: str, took: float, said: str | None
-) -> None:
+async def test_rule_11_a_slow_call(bench: Any, method: str, took: float, said: str | None) -> None:
     kubelet = await bench.kubelet(clock=lambda: 0.0)
     plugin = await bench.plugin(["a"], pre_start_required=True)
 
@@ -354,12 +350,15 @@ async def test_rule_11_a_slow_call(
     else:
         plugin.on_start = slow
     await bench.run(pod())
-    assert [str(finding) for finding in kubelet.findings] == ([f"11: {method} {said}"] if said else [])
+    assert [str(finding) for finding in kubelet.findings] == (
+        [f"11: {method} {said}"] if said else []
+    )
 
 
 async def test_rule_11_an_allocate_that_never_answers(bench: Any) -> None:
-    kubelet = await bench.kubelet(rpc_watchdog=0.2)
+    kubelet = await bench.kubelet()
     plugin = await bench.plugin(["a"])
+    kubelet.timeouts.watchdog = 0.2
     plugin.on_allocate = lambda request: asyncio.sleep(60)
     assert "DeadlineExceeded" in await bench.refused(pod())
     assert text(kubelet) == "11: Allocate did not answer within 0.2 s"
@@ -389,14 +388,14 @@ async def test_rule_13_a_stream_that_ends_while_the_plugin_serves_on(bench: Any)
 
 
 async def test_rule_13_is_not_broken_by_a_plugin_that_registers_again(bench: Any) -> None:
-    kubelet = await bench.kubelet(settle=0.3)
+    kubelet = await bench.kubelet(settle=1.0)
     plugin = await bench.plugin(["a"])
     await plugin.end_stream()
     await kubelet.wait_for(lambda: kubelet.allocatable()[R] == 0)
     plugin._ended = False
     await plugin.register()
     await kubelet.wait_registered(R)
-    await asyncio.sleep(0.4)
+    await asyncio.sleep(1.2)
     assert kubelet.findings == []
 
 

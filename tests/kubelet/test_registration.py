@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from deviceplugin.testing.kubelet import Pod
+from deviceplugin.testing.kubelet import Container, Pod
 
 R = "example.com/resource"
 
@@ -19,6 +19,10 @@ async def refusal(plugin: Any, **changes: Any) -> str:
         await plugin.register(**changes)
     assert raised.value.code() is grpc.StatusCode.UNKNOWN
     return str(raised.value.details())
+
+
+def ended(kubelet: Any) -> int:
+    return sum(call.method == "ListAndWatch" and bool(call.error) for call in kubelet.calls)
 
 
 async def fail(request: Any) -> Any:
@@ -94,9 +98,7 @@ async def test_only_the_options_of_the_plugin_count(bench: Any) -> None:
     plugin.on_options = lambda request: given
     await plugin.register()
     await bench.listed(plugin)
-    await bench.run(Pod.of("pod", example_com__resource=0))
-    pod = Pod("one", (Pod.of("x").containers[0].__class__("main", {R: 1}),))
-    await bench.run(pod)
+    await bench.run(one())
     assert plugin.asked("start") == []
     assert [finding.rule for finding in kubelet.findings] == [1]
 
@@ -207,7 +209,7 @@ async def test_11_since_1_37_the_end_of_the_old_stream_leaves_the_new_plugin_alo
     old = await bench.plugin(["a", "b"])
     await bench.plugin(["a", "b"])
     await old.stop()
-    await kubelet.wait_for(lambda: sum(c.method == "ListAndWatch" for c in kubelet.calls) >= 2)
+    await kubelet.wait_for(lambda: ended(kubelet) == 1)
     await asyncio.sleep(0.1)
     assert kubelet.is_watched(R)
     assert kubelet.allocatable() == {R: 2}
@@ -224,19 +226,21 @@ async def test_in_old_versions_an_open_old_stream_goes_on_feeding_the_table(benc
 async def test_in_old_versions_a_failed_register_hides_the_death_of_the_plugin_that_serves(
     bench: Any,
 ) -> None:
-    kubelet = await bench.kubelet(dial_timeout=0.2, settle=0.05)
+    kubelet = await bench.kubelet(settle=0.05)
     served = await bench.plugin(["a"])
+    kubelet.timeouts.dial = 0.2
     await refusal(bench.new_plugin())
     await served.stop()
-    await kubelet.wait_for(lambda: any(c.method == "ListAndWatch" for c in kubelet.calls))
+    await kubelet.wait_for(lambda: ended(kubelet) == 1)
     await asyncio.sleep(0.1)
     assert kubelet.allocatable() == {R: 1}
     assert "code = " in await bench.refused(one())
 
 
 async def test_since_1_37_a_failed_register_hides_nothing(bench: Any) -> None:
-    kubelet = await bench.kubelet(kubelet_version=(1, 37), dial_timeout=0.2)
+    kubelet = await bench.kubelet(kubelet_version=(1, 37))
     served = await bench.plugin(["a"])
+    kubelet.timeouts.dial = 0.2
     await refusal(bench.new_plugin())
     await served.stop()
     await kubelet.wait_for(lambda: kubelet.allocatable() == {R: 0})
@@ -349,6 +353,4 @@ async def test_a_dropped_stream_is_seen_by_the_plugin_and_takes_its_devices(benc
 
 
 def one() -> Pod:
-    from deviceplugin.testing.kubelet import Container
-
     return Pod("one", (Container("main", {R: 1}),))

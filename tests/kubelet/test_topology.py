@@ -105,7 +105,10 @@ def test_policies_admit_by_the_best_common_hint(
 
 def test_without_a_preferred_hint_the_size_comes_close_to_what_is_needed() -> None:
     three = frozenset({0, 1, 2})
-    offers = [[Hint(ZERO, False), Hint(BOTH, False), Hint(three, False)], [Hint(BOTH, False), Hint(three, False)]]
+    offers = [
+        [Hint(ZERO, False), Hint(BOTH, False), Hint(three, False)],
+        [Hint(BOTH, False), Hint(three, False)],
+    ]
     found, _ = merge("best-effort", offers, range(3))
     assert found.mask == BOTH
 

@@ -50,9 +50,7 @@ def test_a_gate_brings_a_behaviour_forward_to_its_alpha(gate: str, field: str, f
         ("ResourceHealthStatus", "resource_health", 38),
     ],
 )
-def test_a_gate_turns_a_behaviour_off_until_it_is_locked(
-    gate: str, field: str, first: int
-) -> None:
+def test_a_gate_turns_a_behaviour_off_until_it_is_locked(gate: str, field: str, first: int) -> None:
     assert since(field, **{gate: False}) == list(range(first, 38))
 
 

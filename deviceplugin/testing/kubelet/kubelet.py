@@ -125,7 +125,9 @@ class EmbeddedKubelet:
 
     @property
     def calls(self) -> list[Call]:
-        """Every call between kubelet and plugins, in the order of their ends."""
+        """Every call between kubelet and plugins, in the order of their ends; a ListAndWatch stands
+        there when it begins, and with an error when it ends.
+        """
         return self._environment.calls
 
     @property

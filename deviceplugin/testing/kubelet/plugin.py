@@ -15,6 +15,7 @@ from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2_grpc 
 from deviceplugin.testing.kubelet import findings
 from deviceplugin.testing.kubelet.environment import Call, Environment
 
+_READY = grpc.ChannelConnectivity.READY
 _CLOSED = "rpc error: code = Canceled desc = grpc: the client connection is closing"
 
 
@@ -33,6 +34,17 @@ def channel(socket: Path, max_message: int) -> grpc.aio.Channel:
             ("grpc.initial_reconnect_backoff_ms", 100),
         ],
     )
+
+
+async def ready(connection: grpc.aio.Channel, limit: float) -> None:
+    """Wait until a connection stands. Raises `TimeoutError`.
+
+    The state is polled: a watch on a path that no socket can have would never end, and hold up the
+    end of the whole process.
+    """
+    async with asyncio.timeout(limit):
+        while connection.get_state(try_to_connect=True) is not _READY:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def go_error(error: grpc.aio.AioRpcError) -> str:
@@ -55,8 +67,7 @@ class Plugin:
     async def dial(self, limit: float) -> None:
         """Wait for the connection. Raises `PluginError`."""
         try:
-            async with asyncio.timeout(limit):
-                await self._channel.channel_ready()
+            await ready(self._channel, limit)
         except TimeoutError:
             raise PluginError("failed to dial device plugin: context deadline exceeded") from None
 

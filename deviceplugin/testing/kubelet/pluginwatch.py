@@ -13,7 +13,7 @@ from deviceplugin.api.kubelet.pluginregistration_v1 import pluginregistration_pb
 from deviceplugin.api.kubelet.pluginregistration_v1 import pluginregistration_pb2_grpc as rpc
 from deviceplugin.testing.kubelet import registration
 from deviceplugin.testing.kubelet.environment import Call, Environment
-from deviceplugin.testing.kubelet.plugin import PluginError, channel, go_error
+from deviceplugin.testing.kubelet.plugin import PluginError, channel, go_error, ready
 
 DEVICE_PLUGIN = "DevicePlugin"
 LEFT_ALONE = ("CSIPlugin", "DRAPlugin")
@@ -84,8 +84,7 @@ class PluginWatcher:
     async def _negotiate(self, path: Path, connection: grpc.aio.Channel) -> tuple[str, Path] | None:
         timeouts, stub = self._environment.timeouts, rpc.RegistrationStub(connection)
         try:
-            async with asyncio.timeout(timeouts.dial):
-                await connection.channel_ready()
+            await ready(connection, timeouts.dial)
         except TimeoutError:
             raise PluginError(f"dial failed at socket {path}") from None
         try:

@@ -181,14 +181,16 @@ class Registry:
     async def _receive(self, plugin: Plugin) -> None:
         environment = self._environment
         pace = findings.ListPace(environment.now())
+        end = "EOF"
         try:
             async for message in plugin.lists():
                 environment.find(pace.of_message(message, environment.now()))
                 self._take(plugin.resource, message)
         except PluginError as error:
-            environment.calls.append(
-                Call("ListAndWatch", plugin.resource, None, error=str(error), at=environment.now())
-            )
+            end = str(error)
+        environment.calls.append(
+            Call("ListAndWatch", plugin.resource, None, error=end, at=environment.now())
+        )
         await self._ended(plugin)
 
     def _take(self, resource: str, message: pb.ListAndWatchResponse) -> None:
