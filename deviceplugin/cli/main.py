@@ -14,6 +14,7 @@ COMMANDS = {
     "devices": ("deviceplugin.cli.devices:devices", "List the devices of this node."),
     "record": ("deviceplugin.cli.record:record", "Save what this node's drivers say."),
     "mps": ("deviceplugin.cli.mps:mps", "Run NVIDIA's MPS daemons for shared resources."),
+    "doctor": ("deviceplugin.cli.doctor:doctor", "Say what is wrong with this node, and why."),
     "hook": ("deviceplugin.cli.hook:hook", "Bring libvgpu to the host, and check it."),
     "cleanup": ("deviceplugin.cli.cleanup:cleanup", "Remove what the agent left on this node."),
     "cdi": ("deviceplugin.cli.cdi:cdi", "Look at CDI specifications."),
@@ -48,6 +49,7 @@ def cli() -> None:
     """Slices of any accelerator for Kubernetes, with limits that hold.
 
     Exit codes of every command: 0 success, 1 it did not hold or was refused, 2 wrong usage.
+    (doctor: 2 also for errors found, 1 for warnings with --strict.)
     """
 
 

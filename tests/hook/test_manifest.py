@@ -52,7 +52,7 @@ def test_a_wrong_manifest_says_where_and_what(text: str, says: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="missing.json: cannot be read"):
+    with pytest.raises(ManifestError, match=r"missing\.json: cannot be read"):
         load([tmp_path / "missing.json"])
     large = tmp_path / "large.json"
     large.write_bytes(b" " * (1 << 20) + b"  ")
