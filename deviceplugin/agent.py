@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -94,7 +95,7 @@ class Agent:
             try:
                 await asyncio.wait({life, changed}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                former = {name: runtime.tables() for name, runtime in self.runtimes.items()}
+                former |= {name: runtime.tables() for name, runtime in self.runtimes.items()}
                 changed.cancel()
                 life.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -125,10 +126,15 @@ class Agent:
                     parts["node registration"] = self.announcer.run
                 for name, part in parts.items():
                     tasks.create_task(self._supervise(name, part), name=name)
+                begun: set[str] = set()
                 while True:
-                    for name, vendor in self._present(config).items():
-                        if name not in self.runtimes:
-                            self._start(vendor, config, around, former.get(name), tasks)
+                    present = await asyncio.to_thread(self._present, config)
+                    for name in present.keys() - begun:
+                        begun.add(name)
+                        serve = partial(
+                            self._serve, present[name], config, around, former.get(name)
+                        )
+                        tasks.create_task(self._supervise(name, serve), name=name)
                     await asyncio.sleep(PRESENCE_SECONDS)
         finally:
             if self._monitor is not None:
@@ -176,24 +182,30 @@ class Agent:
         if config.vendors:
             return {name: known[name] for name in config.vendors if name in known}
         root = Path(config.paths.host_root)
-        return {name: vendor for name, vendor in known.items() if is_present(vendor, root)}
+        present = {}
+        for name, vendor in known.items():
+            try:
+                if is_present(vendor, root):
+                    present[name] = vendor
+            except (OSError, ValueError, NotImplementedError) as error:
+                reason = f"its traces {', '.join(vendor.presence)} cannot be looked for: {error}"
+                self.readiness.block(name, reason)
+                self._log.error("vendor left out", vendor=name, reason=reason)
+        return present
 
-    def _start(
+    async def _serve(
         self,
         vendor: Vendor,
         config: Config,
         around: Surroundings,
         former: Mapping[str, Table] | None,
-        tasks: asyncio.TaskGroup,
     ) -> None:
+        """Serve one vendor; raises what its code raises where it cannot even be loaded."""
         settings = vendor_settings(config, vendor.name)
-        try:
-            backend = registry.load_backend(vendor, settings)
-        except Exception as error:
-            reason = f"its node half cannot be loaded: {type(error).__name__}: {error}"
-            self.readiness.block(vendor.name, reason)
-            self._log.error("vendor left out", vendor=vendor.name, reason=reason)
-            return
+        # Its module may do anything when it is imported, also wait.
+        backend = await asyncio.to_thread(registry.load_backend, vendor, settings)
+        if (earlier := self.runtimes.get(vendor.name)) is not None:
+            former = earlier.tables()
         runtime = VendorRuntime(
             vendor,
             settings,
@@ -224,7 +236,7 @@ class Agent:
             self.announcer.offer if self.announcer else None,
         )
         self.runtimes[vendor.name] = runtime
-        tasks.create_task(self._supervise(vendor.name, runtime.run), name=vendor.name)
+        await runtime.run()
 
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """A part that fails starts again and takes nobody along."""
@@ -296,15 +308,13 @@ class Agent:
         directories = [Path(config.paths.plugin_dir)]
         if config.uses_cdi:
             directories.append(Path(config.paths.cdi_dir))
-        watch = asyncio.create_task(DirectoryWatch(changed, *directories).run())
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(DirectoryWatch(changed, *directories).run())
             while True:
                 await wiped.wait()
                 wiped.clear()
                 if config.uses_cdi:
                     await self._restore(around.store)
-        finally:
-            watch.cancel()
 
     async def _restore(self, store: SpecStore) -> None:
         try:

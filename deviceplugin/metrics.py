@@ -60,6 +60,11 @@ class Metrics:
             "Grants of running containers that were not in the record of grants.",
             ["resource"],
         )
+        self.vendor_errors = counter(
+            "vendor_errors",
+            "Calls of a vendor's own code in the agent that failed.",
+            ["vendor", "call"],
+        )
         self.config_reloads = counter(
             "config_reloads", "Configuration reloads by outcome.", ["outcome"]
         )

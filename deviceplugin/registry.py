@@ -98,8 +98,15 @@ def _why(error: BaseException) -> str:
 
 
 def load_backend(vendor: Vendor, settings: VendorSettings) -> NodeBackend:
-    """The node half of a vendor. Raises whatever its module raises on import or creation."""
-    return load_node(vendor.node, settings)
+    """The node half of a vendor. Raises `RuntimeError` for whatever its module raises on import
+    or creation.
+    """
+    try:
+        return load_node(vendor.node, settings)
+    except (Exception, SystemExit) as error:
+        raise RuntimeError(
+            f"its node half {vendor.node} cannot be loaded: {_why(error)}"
+        ) from error
 
 
 def load_node(node: str, settings: VendorSettings) -> NodeBackend:

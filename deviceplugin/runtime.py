@@ -35,6 +35,7 @@ from deviceplugin.probe.supervisor import (
 )
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
+from deviceplugin.refusal import RefusalError
 from deviceplugin.scheduled.registration import Offer, offer
 from deviceplugin.vendor import (
     Grant,
@@ -105,6 +106,9 @@ class VendorRuntime:
         self._inventory = health.Inventory()
         self._specs: Sequence[Spec] = ()
         self._served: dict[str, _Served] = {}
+        self._told = ""
+        self._unfinished = True
+        """Whether the last attempt to publish left something undone."""
         self._holdings: tuple[Holding, ...] = ()
         self._log = structlog.get_logger().bind(vendor=vendor.name)
 
@@ -114,24 +118,34 @@ class VendorRuntime:
         return self._inventory
 
     def tables(self) -> dict[str, splitting.Table]:
-        """The table of every resource served now."""
-        return {name: served.resource.table for name, served in self._served.items()}
+        """The last table of every resource that was served."""
+        return self._former | {n: served.resource.table for n, served in self._served.items()}
 
     async def run(self) -> None:
-        """Serve until cancelled; sockets are gone when this ends."""
-        lock = await self._lock()
+        """Serve until cancelled; sockets are gone when this ends, and what was said of them."""
+        try:
+            with await self._lock():
+                await self._run()
+        finally:
+            self._readiness.clear(self.name)
+
+    async def _run(self) -> None:
+        self._unfinished = True
+        self._readiness.block(self.name, "the driver has not answered yet")
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._probe.run())
                 if isinstance(self._backend, Safeguarded):
                     tasks.create_task(self._watch_impediments())
         finally:
-            for served in self._served.values():
+            ended, self._former = [*self._served.values()], self.tables()
+            self._served.clear()
+            for served in ended:
                 served.task.cancel()
-            await asyncio.gather(
-                *(served.task for served in self._served.values()), return_exceptions=True
-            )
-            lock.close()
+            await asyncio.gather(*(served.task for served in ended), return_exceptions=True)
+            for served in ended:
+                self._forget(served.resource.name)
+            self._readiness.clear(self._offering)
 
     def directory_changed(self) -> None:
         """Something happened in kubelet's directory: let every server look."""
@@ -183,7 +197,6 @@ class VendorRuntime:
                     told = True
                 await asyncio.sleep(LOCK_POLL_SECONDS)
             else:
-                self._readiness.clear(self.name)
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
                 file.flush()
@@ -203,10 +216,9 @@ class VendorRuntime:
             case HealthSeen(happened):
                 self._inventory = health.observe_event(before, happened, now)
             case DriverAbsent(reason):
-                if not self._inventory.devices:
-                    self._readiness.block(self.name, f"no driver: {reason}")
+                self._readiness.block(self.name, f"no driver: {reason}")
                 self._log.info("no driver on this node", reason=reason)
-                return
+                self._inventory = health.observe(before, Snapshot(), now, self._policy)
             case ProbeFailed(cause, reason):
                 self._metrics.probe_failures.labels(self.name, cause).inc()
                 self._metrics.probe_restarts.labels(self.name).inc(cause != "error")
@@ -215,6 +227,7 @@ class VendorRuntime:
                 self._inventory = health.observe_failure(before, reason, now, self._policy)
         if self._inventory != before:
             self._tell_changes(before)
+        if self._inventory != before or self._unfinished:
             await self._publish()
 
     def _tell_changes(self, before: health.Inventory) -> None:
@@ -234,32 +247,74 @@ class VendorRuntime:
         for uuid in before.devices.keys() - self._inventory.devices.keys():
             self._log.warning("device forgotten", device=uuid)
 
+    def _unsound(self, call: str, reason: str) -> None:
+        """A call of the vendor's code failed for one container."""
+        self._metrics.vendor_errors.labels(self.name, call).inc()
+        self._log.error("the vendor's code failed", call=call, reason=reason)
+
+    @property
+    def _offering(self) -> str:
+        """The name under which readiness says why devices cannot be offered."""
+        return f"{self.name} devices"
+
+    def _failed(self, call: str, error: Exception) -> None:
+        """Something of the vendor's own failed: nobody else is stopped by it."""
+        mine = isinstance(error, (ValueError, OSError))  # their texts are written for people
+        reason = str(error) if mine else f"{call} failed: {type(error).__name__}: {error}"
+        self._unfinished = True
+        self._metrics.vendor_errors.labels(self.name, call).inc()
+        self._readiness.block(self._offering, reason)
+        if reason != self._told:  # it is tried again at every probe
+            self._told = reason
+            self._log.error(
+                "devices cannot be offered", call=call, reason=reason, exc_info=not mine
+            )
+
     async def _publish(self) -> None:
-        """Bring servers, lists and CDI specifications in line with the inventory."""
+        """Bring servers, lists and CDI specifications in line with the inventory. What cannot be
+        done is told and tried again after the next probe; what is served already is served on.
+        """
+        self._unfinished = False
         snapshot = self._inventory.snapshot()
         try:
-            plans = self._plans()
-            if self._around.strategy.cdi and isinstance(self._backend, InventoryWriter):
+            plans = self._plans(snapshot)
+        except Exception as error:
+            self._failed("plan", error)
+            plans = [served.allocator.plan for served in self._served.values()]
+        described = True
+        if self._around.strategy.cdi and isinstance(self._backend, InventoryWriter):
+            try:
                 await self._write_inventory(self._backend, snapshot)
-        except (ValueError, OSError) as error:
-            self._readiness.block(self.name, str(error))
-            self._log.error("devices cannot be offered", reason=str(error))
-            return
+            except Exception as error:
+                self._failed("cdi_specs", error)
+                described = False
         for name in self._served.keys() - {plan.resource for plan in plans}:
             await self._withdraw(name)
         for plan in plans:
-            served = self._served.get(plan.resource)
-            former = served.resource.table if served else self._former.get(plan.resource)
-            table = splitting.split(plan, snapshot, _surplus(former, plan))
-            impediment = await self._impediment(plan)
-            if served is None:
-                self._serve(plan, table, impediment)
-            else:
-                served.allocator.plan = plan
-                served.allocator.inventory = self._specs
-                served.resource.publish(table, impediment)
-            self._count(self._served[plan.resource].resource)
-            self._offer(plan, table)
+            if not described and plan.resource not in self._served:
+                continue
+            try:
+                await self._bring(plan, snapshot)
+            except Exception as error:
+                self._failed(plan.resource, error)
+        if not self._unfinished:
+            self._told = ""
+            self._readiness.clear(self._offering)
+
+    async def _bring(self, plan: ResourcePlan, snapshot: Snapshot) -> None:
+        """Serve a resource, or show its list of now."""
+        served = self._served.get(plan.resource)
+        former = served.resource.table if served else self._former.get(plan.resource)
+        table = splitting.split(plan, snapshot, _surplus(former, plan))
+        impediment = await self._impediment(plan)
+        if served is None:
+            self._serve(plan, table, impediment)
+        else:
+            served.allocator.plan = plan
+            served.allocator.inventory = self._specs
+            served.resource.publish(table, impediment)
+        self._count(self._served[plan.resource].resource)
+        self._offer(plan, table)
 
     def _offer(self, plan: ResourcePlan, table: splitting.Table) -> None:
         if self._announce is None:
@@ -269,12 +324,18 @@ class VendorRuntime:
             devices = self._backend.registered(plan, self._inventory.snapshot())
         self._announce(plan.resource, offer(plan, table, devices, scored=self._around.scored))
 
-    def _plans(self) -> Sequence[ResourcePlan]:
-        snapshot = self._inventory.snapshot()
-        if isinstance(self._backend, Planner):
-            return self._backend.plan(snapshot)
-        uuids = tuple(device.uuid for device in snapshot.devices)
-        return (ResourcePlan(self._vendor.resource, uuids),) if uuids else ()
+    def _plans(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
+        if not isinstance(self._backend, Planner):
+            uuids = tuple(device.uuid for device in snapshot.devices)
+            return (ResourcePlan(self._vendor.resource, uuids),) if uuids else ()
+        plans = tuple(self._backend.plan(snapshot))
+        for plan in plans:
+            if not isinstance(plan, ResourcePlan):
+                raise TypeError(f"plan() gave a {type(plan).__name__} among its resources")
+        names = [plan.resource for plan in plans]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(twice))} is planned twice")
+        return plans
 
     async def _write_inventory(self, backend: InventoryWriter, snapshot: Snapshot) -> None:
         self._specs = await asyncio.to_thread(backend.cdi_specs, snapshot)
@@ -282,7 +343,9 @@ class VendorRuntime:
 
     def _serve(self, plan: ResourcePlan, table: splitting.Table, impediment: str) -> None:
         resource = Resource(plan.resource, table, impediment)
-        allocator = ResourceAllocator(self.name, self._backend, plan, resource, self._around, self)
+        allocator = ResourceAllocator(
+            self.name, self._backend, plan, resource, self._around, self, self._unsound
+        )
         allocator.inventory = self._specs
         server = ResourceServer(
             resource,
@@ -319,19 +382,28 @@ class VendorRuntime:
 
     async def _withdraw(self, name: str) -> None:
         served = self._served.pop(name)
+        self._former[name] = served.resource.table
         served.task.cancel()
         await asyncio.gather(served.task, return_exceptions=True)
-        self._readiness.clear(name)
-        self._readiness.clear(f"{name} impediment")
-        self._metrics.forget_resource(name)
+        self._forget(name)
         if self._announce is not None:
             self._announce(name, None)
         self._log.info("resource withdrawn", resource=name)
 
+    def _forget(self, name: str) -> None:
+        """Nothing is said any more of a resource that is not served."""
+        self._readiness.clear(name)
+        self._readiness.clear(f"{name} impediment")
+        self._metrics.forget_resource(name)
+
     async def _impediment(self, plan: ResourcePlan) -> str:
         if not isinstance(self._backend, Safeguarded):
             return ""
-        reason = await asyncio.to_thread(self._backend.impediment, plan)
+        try:
+            reason = await asyncio.to_thread(self._backend.impediment, plan)
+        except Exception as error:
+            self._metrics.vendor_errors.labels(self.name, "impediment").inc()
+            reason = f"what it depends on cannot be checked: {type(error).__name__}: {error}"
         self._metrics.impediment.labels(plan.resource).set(bool(reason))
         if reason:
             self._readiness.block(f"{plan.resource} impediment", reason)
@@ -343,23 +415,29 @@ class VendorRuntime:
         while True:
             await asyncio.sleep(IMPEDIMENT_POLL_SECONDS)
             for served in list(self._served.values()):
+                name = served.resource.name
                 reason = await self._impediment(served.allocator.plan)
-                if reason != served.resource.impediment:
-                    self._log.warning(
-                        "impediment changed", resource=served.resource.name, reason=reason or "none"
-                    )
+                if self._served.get(name) is not served:
+                    self._forget(name)
+                elif reason != served.resource.impediment:
+                    self._log.warning("impediment changed", resource=name, reason=reason or "none")
                     served.resource.publish(served.resource.table, reason)
+                    self._count(served.resource)
 
     async def _reconcile_specs(self, holdings: Sequence[Holding]) -> None:
         """Our files are exactly what kubelet's allocations need."""
         keep: set[str] = set()
-        for served in self._served.values():
+        for served in list(self._served.values()):
             for held in holdings:
                 if held.resource != served.resource.name:
                     continue
                 keep.add(served.allocator.name_of(held.ids))
-                if await served.allocator.restore(sorted(held.ids)):
-                    self._log.info("restored a CDI specification", pod=held.pod)
+                pod = f"{held.namespace}/{held.pod}"
+                try:
+                    if await served.allocator.restore(sorted(held.ids)):
+                        self._log.info("restored a CDI specification", pod=pod)
+                except RefusalError as refusal:
+                    self._log.warning("cannot restore", pod=pod, reason=str(refusal))
         removed = await asyncio.to_thread(self._around.store.sweep, self.name, keep)
         if removed:
             self._log.info("removed CDI specifications of ended containers", count=len(removed))
@@ -374,6 +452,7 @@ class VendorRuntime:
             if len(kept) < len(surplus):
                 smaller = splitting.split(plan, self._inventory.snapshot(), kept)
                 served.resource.publish(smaller, served.resource.impediment)
+                self._count(served.resource)
                 self._log.info("ids of a former split are free", resource=name)
 
     def _count(self, resource: Resource) -> None:

@@ -73,8 +73,13 @@ class ResourceAllocator:
         resource: Resource,
         around: Surroundings,
         partition: Partitions,
+        unsound: Callable[[str, str], None],
     ) -> None:
-        """`partition` makes hard partitions where schedulers grant them; see `vendor.Slotted`."""
+        """`partition` makes hard partitions where schedulers grant them; see `vendor.Slotted`.
+        `unsound` is told which call of the vendor gave nothing of use where we go on without, and
+        why.
+        """
+        self._unsound = unsound
         self._vendor, self._backend, self._around = vendor, backend, around
         self._partition = partition
         self._partitions: dict[tuple[str, str], str] = {}
@@ -89,24 +94,49 @@ class ResourceAllocator:
     ) -> Sequence[str]:
         """The vendor's advice where it has any, else by links, NUMA nodes and policy."""
         table = self._resource.table
+        if isinstance(self._backend, Preferrer) and not self.plan.split.separator:
+            advice = self._advice(self._backend, table, available, must_include, size)
+            if advice is not None:
+                return advice
         try:
-            if isinstance(self._backend, Preferrer) and not self.plan.split.separator:
-                known = [i for i in available if i in table.virtual]
-                return self._backend.prefer(
-                    [table.device(i) for i in known],
-                    [table.device(i) for i in must_include if i in table.virtual],
-                    size,
-                )
             return preferred(table, available, must_include, size, self._around.policy)
         except NotEnoughDevicesError as error:
             raise RefusalError(str(error), "not-enough", Blame.NODE) from None
+
+    def _advice(
+        self,
+        backend: Preferrer,
+        table: Table,
+        available: Sequence[str],
+        must_include: Sequence[str],
+        size: int,
+    ) -> list[str] | None:
+        """The vendor's advice; None where it is no use. An error here would fail the pod for good
+        (kubelet-deviceplugin.md 2.6), over something that is a suggestion only.
+        """
+        devices = [
+            [table.device(identity) for identity in ids if identity in table.virtual]
+            for ids in (available, must_include)
+        ]
+        try:
+            advice = list(backend.prefer(devices[0], devices[1], size))
+            if set(advice) <= set(available) and len(set(advice)) == len(advice) == size:
+                return advice
+            reason = f"{advice!r:.200} are not {size} of the ids on offer"
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        self._unsound("prefer", reason)
+        return None
 
     async def allocate(self, ids: Sequence[str]) -> Injection:
         """What the container with these ids gets; the node is ready for it when this returns."""
         table = self._resource.table
         ids = self.checked(ids, table)
         if isinstance(self._backend, Safeguarded):
-            impediment = await asyncio.to_thread(self._backend.impediment, self.plan)
+            try:
+                impediment = await asyncio.to_thread(self._backend.impediment, self.plan)
+            except Exception as error:
+                raise self._vendor_error("impediment", error) from error
             if impediment:
                 raise RefusalError(f"{self._resource.name}: {impediment}", "impediment", Blame.NODE)
         ask = self._ask(table, ids)
@@ -128,7 +158,7 @@ class ResourceAllocator:
         preparation.
         """
         table = self._resource.table
-        ask = self._ask(table, self.checked(ids, table, health=False))
+        ask = self._ask(table, self.checked(ids, table, admitting=False))
         granted = await self._partitioned(await self._mode.start(ask))
         if self._mode.deferred:
             await self._write_deferred(ask, granted)
@@ -140,10 +170,14 @@ class ResourceAllocator:
                 await asyncio.to_thread(self._backend.pre_start, granted.grants, granted.owner)
             except ValueError as error:
                 raise RefusalError(str(error), "pre-start", Blame.NODE) from None
+            except Exception as error:
+                raise self._vendor_error("pre_start", error) from error
         await self._mode.started(ask, granted)
 
-    def checked(self, ids: Sequence[str], table: Table, *, health: bool = True) -> list[str]:
-        """The ids, each once, in the table's order. Raises `RefusalError` for what is not ours."""
+    def checked(self, ids: Sequence[str], table: Table, *, admitting: bool = True) -> list[str]:
+        """The ids, each once, in the table's order. Raises `RefusalError` for what is not ours, and
+        when `admitting`, for what may not be handed out now.
+        """
         name = self._resource.name
         if not ids:
             raise RefusalError(f"the request for {name} names no device id", "empty-request")
@@ -153,13 +187,13 @@ class ResourceAllocator:
         chosen = set(ids)
         # Devices may also be shared by ids of a former split: its own limit of requests counts.
         most = max((table.virtual[i].split.max_request for i in chosen), default=0)
-        if most and len(chosen) > most:
+        if admitting and most and len(chosen) > most:
             raise RefusalError(
                 f"maximum request size for shared resources is {most}; found {len(chosen)} "
                 f"of {name}",
                 "request-too-large",
             )
-        if health:
+        if admitting:
             for identity in sorted(chosen):
                 device = table.device(identity)
                 if not device.healthy:
@@ -195,7 +229,7 @@ class ResourceAllocator:
         table = self._resource.table
         if not set(ids) <= table.virtual.keys():
             return False
-        ask = self._ask(table, self.checked(ids, table, health=False))
+        ask = self._ask(table, self.checked(ids, table, admitting=False))
         return await self._mode.adopt(ask, holdings)
 
     async def restore(self, ids: Sequence[str]) -> bool:
@@ -205,7 +239,7 @@ class ResourceAllocator:
         table, store = self._resource.table, self._around.store
         if not set(ids) <= table.virtual.keys() or store.holds(self._vendor, self.name_of(ids)):
             return False
-        ask = self._ask(table, self.checked(ids, table, health=False))
+        ask = self._ask(table, self.checked(ids, table, admitting=False))
         granted = self._mode.known(ask)
         if granted is None or any(grant.slot for grant in granted.grants):
             return False  # partitions are found again when their container starts
@@ -277,19 +311,31 @@ class ResourceAllocator:
     def _edits(self, granted: Granted) -> ContainerEdits:
         owner = granted.owner
         try:
-            return self._backend.edits(granted.grants, owner)
+            edits = self._backend.edits(granted.grants, owner)
+            if not isinstance(edits, ContainerEdits):
+                raise TypeError(f"it gave a {type(edits).__name__}")
         except ValueError as error:
             raise RefusalError(f"{owner.resource}: {error}", "vendor-refused", Blame.NODE) from None
         except Exception as error:
-            raise RefusalError(
-                f"{owner.resource}: the vendor {self._vendor} failed to describe the container: "
-                f"{type(error).__name__}: {error}",
-                "vendor-error",
-                Blame.NODE,
-            ) from error
+            raise self._vendor_error("edits", error) from error
+        return edits
 
     def _exposure(self) -> Exposure | None:
-        return self._backend.exposure() if isinstance(self._backend, RuntimeExposed) else None
+        if not isinstance(self._backend, RuntimeExposed):
+            return None
+        try:
+            return self._backend.exposure()
+        except Exception as error:
+            raise self._vendor_error("exposure", error) from error
+
+    def _vendor_error(self, call: str, error: Exception) -> RefusalError:
+        self._unsound(call, f"{type(error).__name__}: {error}")
+        return RefusalError(
+            f"{self._resource.name}: {call} of the vendor {self._vendor} failed: "
+            f"{type(error).__name__}: {error}",
+            "vendor-error",
+            Blame.NODE,
+        )
 
     async def _prepare(self, injection: Injection, allocation: str) -> None:
         """Directories and the specification are there before anybody is told to use them."""

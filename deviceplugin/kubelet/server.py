@@ -42,8 +42,9 @@ class Timing:
     """Between the end of the last stream and the next Register: kubelet may be going down."""
     backoff_first: float = 0.2
     backoff_most: float = 30.0
-    stop: float = 1.0
-    """How long calls under way may take once the streams are closed."""
+    stop: float = 5.0
+    """How long calls under way may take once the streams are closed: an Allocate that is cut off
+    is a pod that failed for good."""
 
 
 class Status(Protocol):
@@ -81,11 +82,14 @@ class ResourceServer:
     async def run(self) -> None:
         """Live, and live again after whatever ended a life. Ends by cancellation only."""
         backoff = _Backoff(self._timing.backoff_first, self._timing.backoff_most)
+        if self._kubelet is not None:
+            self._status.unregistered(self._resource.name, "not registered yet")
         while True:
             try:
                 await self._live(backoff)
             except Exception as error:
-                reason = str(error) or type(error).__name__
+                details = error.details() if isinstance(error, grpc.aio.AioRpcError) else None
+                reason = details or str(error) or type(error).__name__
                 self._log.error("resource server ended", reason=reason)
                 self._status.unregistered(self._resource.name, reason)
                 await asyncio.sleep(backoff.next())
@@ -133,11 +137,30 @@ class ResourceServer:
             path.unlink(missing_ok=True)
 
     async def _check_ourselves(self, path: Path) -> None:
-        """Kubelet calls back while our Register is pending; find out before that it will work."""
+        """Kubelet calls back while our Register is pending; find out before that it will work.
+
+        A kubelet that restarts meanwhile removes our socket: then there is nothing to wait for.
+        """
+
+        async def gone() -> None:
+            while path.exists():
+                await self._change()
+            raise FileNotFoundError(f"our socket {path.name} was removed before it was of use")
+
         async with _channel(path) as channel:
-            await rpc.DevicePluginStub(channel).GetDevicePluginOptions(
+            answer = rpc.DevicePluginStub(channel).GetDevicePluginOptions(
                 pb.Empty(), timeout=self._timing.first_stream, wait_for_ready=True
             )
+            first = {asyncio.create_task(answer.wait_for_connection()), asyncio.create_task(gone())}
+            try:
+                done, _ = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+                await answer
+            finally:
+                for task in first:
+                    task.cancel()
+                await asyncio.gather(*first, return_exceptions=True)
 
     async def _stay_registered(
         self, service: DevicePluginService, path: Path, kubelet: Path

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 
 import grpc
 import grpc.aio
+import structlog
 
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2_grpc as rpc
@@ -128,9 +129,9 @@ class DevicePluginService(rpc.DevicePluginServicer):
                 ids = self._allocator.prefer(
                     ask.available_deviceIDs, ask.must_include_deviceIDs, ask.allocation_size
                 )
-            except RefusalError as refusal:
-                await self._refuse(context, "GetPreferredAllocation", refusal)
-            answers.append(pb.ContainerPreferredAllocationResponse(deviceIDs=ids))
+                answers.append(pb.ContainerPreferredAllocationResponse(deviceIDs=ids))
+            except Exception as error:
+                await self._refuse(context, "GetPreferredAllocation", error)
         return pb.PreferredAllocationResponse(container_responses=answers)
 
     async def Allocate(  # noqa: N802
@@ -149,10 +150,10 @@ class DevicePluginService(rpc.DevicePluginServicer):
                 started = loop.time()
                 try:
                     injection = await self._allocator.allocate(list(ask.devices_ids))
-                except RefusalError as refusal:
-                    await self._refuse(context, "Allocate", refusal)
+                    answers.append(container_response(injection))
+                except Exception as error:
+                    await self._refuse(context, "Allocate", error)
                 self._observer.allocated(self._resource.name, loop.time() - started)
-                answers.append(container_response(injection))
         return pb.AllocateResponse(container_responses=answers)
 
     async def PreStartContainer(  # noqa: N802
@@ -165,13 +166,22 @@ class DevicePluginService(rpc.DevicePluginServicer):
         """Kubelet starts the container only after this, and retries when it fails."""
         try:
             await self._allocator.pre_start(list(request.devices_ids))
-        except RefusalError as refusal:
-            await self._refuse(context, "PreStartContainer", refusal)
+        except Exception as error:
+            await self._refuse(context, "PreStartContainer", error)
         return pb.PreStartContainerResponse()
 
     async def _refuse(
-        self, context: grpc.aio.ServicerContext[Any, Any], call: str, refusal: RefusalError
+        self, context: grpc.aio.ServicerContext[Any, Any], call: str, error: Exception
     ) -> NoReturn:
+        """Answer with a status whose text people understand, also where we are at fault."""
+        if isinstance(error, RefusalError):
+            refusal = error
+        else:
+            text = f"{self._resource.name}: {call} failed in the agent: {type(error).__name__}"
+            refusal = RefusalError(f"{text}: {error}", "internal", Blame.NODE)
+            structlog.get_logger().error(
+                "a call failed", resource=self._resource.name, call=call, exc_info=error
+            )
         self._observer.refused(self._resource.name, call, refusal.reason)
         await context.abort(_STATUS[refusal.blame], str(refusal))
         raise refusal  # abort always raises; this tells so to type checkers

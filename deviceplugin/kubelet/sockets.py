@@ -49,11 +49,12 @@ def new_socket(directory: Path, resource: str) -> Path:
 
 def remove_stale(directory: Path, resource: str, live: Path) -> list[Path]:
     """Remove sockets of our own name for this resource that nobody listens on any more."""
-    stem = live.name.rpartition("-")[0]
+    # Exactly this stem: the name of one resource may begin like that of another.
+    ours = re.compile(re.escape(live.name.rpartition("-")[0]) + r"-[0-9a-f]+\.sock")
     stale = [
         path
-        for path in directory.glob(f"{stem}-*.sock")
-        if path != live and path.is_socket() and not answers(path)
+        for path in directory.iterdir()
+        if ours.fullmatch(path.name) and path != live and path.is_socket() and not answers(path)
     ]
     for path in stale:
         path.unlink(missing_ok=True)
@@ -66,8 +67,10 @@ def answers(path: Path) -> bool:
         client.settimeout(0.2)
         try:
             client.connect(str(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except OSError:
+            return True  # too busy to take us is not gone
     return True
 
 
@@ -129,6 +132,6 @@ class DirectoryWatch(FileSystemEventHandler):
         self._seen = dict(now)
         try:
             self._observer.start()
-        except OSError:
-            # inotify is exhausted: the poll alone does the work, and tries again next time.
+        except (OSError, RuntimeError):
+            # inotify or threads are exhausted: the poll alone does the work, and tries again.
             self._seen = {}

@@ -136,8 +136,8 @@ def main() -> int:
     threading.Thread(target=read, name="commands", daemon=True).start()
     try:
         backend = load_node(start["node"], stream.settings_from_dict(start["settings"]))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         child.say("failed", reason=f"{start['node']} cannot be loaded: {error!r}")
-        return 1
+        os._exit(1)  # the thread that reads would not let the interpreter end in peace
     child.serve(backend, commands, float(start["interval"]))
     return 0

@@ -52,13 +52,17 @@ class Node:
         return str(path)
 
     def start_agent(
-        self, section: dict[str, Any] | None = None, reconcile: float = 0.2, **given: object
+        self,
+        section: dict[str, Any] | None = None,
+        reconcile: float = 0.2,
+        found: registry.Registry | None = None,
+        **given: object,
     ) -> Agent:
         arguments = self.arguments(**given)
         if section is not None:
             arguments["config_file"] = self.config_file(section)
         loaded = load(arguments, {"NODE_NAME": "node-a"})
-        agent = Agent(loaded.config, registry.load(), reconcile=reconcile)
+        agent = Agent(loaded.config, found or registry.load(), reconcile=reconcile)
         self.agents.append((agent, asyncio.create_task(agent.run())))
         return agent
 
