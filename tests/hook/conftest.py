@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,23 +16,10 @@ from deviceplugin.hook.install import Outcome, Source
 from deviceplugin.hook.manifest import Library, Manifest
 from deviceplugin.hook.status import Status, verify
 from deviceplugin.hook.usage import Witnesses
+from deviceplugin.testing.elf import shared_object
 
 MACHINE = "x86_64"
 TARGET = "/usr/local/vgpu"
-
-
-def shared_object(mark: str, number: int = 62, kind: int = 3, bits: int = 2) -> bytes:
-    """A minimal ELF shared object: two segments, and `mark` as its content."""
-    body = mark.encode().ljust(64, b".")
-    offset = 64 + 2 * 56
-    head = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        bytes([0x7F, *b"ELF", bits, 1, 1]).ljust(16, b"\0"),
-        *(kind, number, 1, 0, 64, offset + len(body), 0, 64, 56, 2, 64, 1, 0),
-    )
-    load = struct.pack("<IIQQQQQQ", 1, 5, offset, 0, 0, len(body), len(body), 4096)
-    dynamic = struct.pack("<IIQQQQQQ", 2, 6, offset, 0, 0, 16, 16, 8)
-    return head + load + dynamic + body + bytes(64)
 
 
 def sha256(data: bytes) -> str:
@@ -127,8 +112,3 @@ def host(tmp_path: Path) -> Host:
     source = tmp_path / "source"
     source.mkdir()
     return Host(root, source)
-
-
-@pytest.fixture
-def library() -> Callable[..., bytes]:
-    return shared_object

@@ -15,6 +15,7 @@ import pytest
 from deviceplugin.hook import install as installer
 from deviceplugin.hook.install import InstallError
 from deviceplugin.hook.names import chosen
+from deviceplugin.testing.elf import shared_object
 
 
 def test_a_fresh_host_gets_everything_that_containers_mount(host) -> None:
@@ -72,9 +73,9 @@ def test_a_mapped_library_never_changes(host) -> None:
     assert host.link.readlink() == Path(second.name)
 
 
-def test_a_plain_library_of_others_is_replaced_and_not_written_to(host, library) -> None:
+def test_a_plain_library_of_others_is_replaced_and_not_written_to(host) -> None:
     host.directory.mkdir()
-    theirs = library("theirs")
+    theirs = shared_object("theirs")
     host.link.write_bytes(theirs)
     (host.directory / "libvgpu.so.v2.7.0").write_bytes(theirs)
     with host.link.open("rb") as held:
@@ -135,8 +136,8 @@ def test_an_unknown_library_is_refused_with_the_entry_to_write(host) -> None:
     assert not outcome.status.troubles[0].fatal
 
 
-def test_a_library_of_another_machine_is_refused_also_when_unknown_is_allowed(host, library):
-    (host.source / "libvgpu.so").write_bytes(library("x", number=183))
+def test_a_library_of_another_machine_is_refused_also_when_unknown_is_allowed(host):
+    (host.source / "libvgpu.so").write_bytes(shared_object("x", "aarch64"))
     with pytest.raises(InstallError, match="built for aarch64"):
         host.take(allow_unknown=True)
 
@@ -378,9 +379,9 @@ def test_it_stays_when_a_process_hides(host) -> None:
     assert "process 79 cannot be looked into" in kept_because(host, former)
 
 
-def test_libraries_of_others_never_go(host, library) -> None:
+def test_libraries_of_others_never_go(host) -> None:
     former = upgrade(host)
-    (host.directory / "libvgpu.so.v2.7.0").write_bytes(library("theirs"))
+    (host.directory / "libvgpu.so.v2.7.0").write_bytes(shared_object("theirs"))
     host.age()
     host.install()
     assert former not in host.files()
