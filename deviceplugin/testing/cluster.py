@@ -229,6 +229,10 @@ class Cluster:
         """
         if failed := await self.admit(namespace, name):
             return Outcome(failure=failed.message)
+        return await self.started(namespace, name, patience)
+
+    async def started(self, namespace: str, name: str, patience: float = 0.0) -> Outcome:
+        """An admitted pod's way to running."""
         outcome = Outcome()
         uid = self.server.get("pods", name, namespace)["metadata"]["uid"]
         for container in self.kubelet.pods[uid].ordered():
