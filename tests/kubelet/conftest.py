@@ -44,6 +44,8 @@ class RawPlugin(rpc.DevicePluginServicer, reg_rpc.RegistrationServicer):
         self.notified: list[reg.RegistrationStatus] = []
         self.seen: list[tuple[str, Any]] = []
         self.streams = 0
+        self.context: Any = None
+        """Of the last Allocate, for hooks that want to abort it."""
         self._message = pb.ListAndWatchResponse()
         self._version, self._changed = 0, asyncio.Condition()
         self._ended = False
@@ -150,6 +152,7 @@ class RawPlugin(rpc.DevicePluginServicer, reg_rpc.RegistrationServicer):
                 for ask in request.container_requests
             ]
         )
+        self.context = context
         return await self._answer("allocate", request, self.on_allocate, default)
 
     async def PreStartContainer(self, request: Any, context: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
 
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
@@ -498,6 +499,16 @@ async def test_37_reusable_devices_hold_a_pod_to_their_node(bench: Any) -> None:
     assert kubelet.held(found.uid, "main") == {R: ("a", "b")}
 
 
+async def test_37_what_a_pod_holds_is_its_hint_when_it_is_admitted_again(bench: Any) -> None:
+    kubelet = await bench.kubelet(numa_nodes=2, topology_policy="single-numa-node")
+    await bench.plugin([bench.device("a", 0), bench.device("b", 0)])
+    again = pod(2)
+    await bench.run(again)
+    assert isinstance(await kubelet.admit(again), Admitted)
+    changed = Pod("pod", (Container("main", {R: 1}),), uid=again.uid)
+    assert (await kubelet.admit(changed)).reason == "TopologyAffinityError"
+
+
 async def test_records_know_the_node_of_each_id(bench: Any) -> None:
     kubelet = await bench.kubelet(numa_nodes=3)
     await bench.plugin([bench.device("a", 0, 2), bench.device("b")])
@@ -587,6 +598,37 @@ async def test_a_plugin_that_dies_during_allocate_fails_the_pod_as_in_go(bench: 
         "rpc error: code = Canceled desc = grpc: the client connection is closing"
     )
     assert (await bench.refused(pod())).startswith("no healthy devices present")
+
+
+async def test_a_call_that_was_delayed_until_the_connection_closed_fails(bench: Any) -> None:
+    kubelet = await bench.kubelet()
+    await bench.plugin(["a"])
+    kubelet.faults.delays = {"Allocate": 0.2}
+    admission = asyncio.create_task(kubelet.admit(pod()))
+    await asyncio.sleep(0.05)
+    await kubelet.drop_stream(R)
+    result = await admission
+    assert isinstance(result, Failed)
+    assert "grpc: the client connection is closing" in result.message
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (grpc.StatusCode.CANCELLED, "Canceled"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "InvalidArgument"),
+        (grpc.StatusCode.UNAVAILABLE, "Unavailable"),
+    ],
+)
+async def test_errors_read_as_go_prints_them(bench: Any, code: grpc.StatusCode, name: str) -> None:
+    await bench.kubelet()
+    plugin = await bench.plugin(["a"])
+
+    async def abort(request: Any) -> Any:
+        await plugin.context.abort(code, "because")
+
+    plugin.on_allocate = abort
+    assert await bench.refused(pod()) == f"rpc error: code = {name} desc = because"
 
 
 async def test_55_a_plugin_can_be_called_with_any_containers(bench: Any) -> None:

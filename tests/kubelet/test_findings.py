@@ -164,10 +164,17 @@ async def test_rule_5_a_first_list_that_comes_late(
 
 
 @pytest.mark.parametrize(
-    ("lists", "changing", "found"), [(10, False, []), (11, False, [5]), (30, True, [])]
+    ("lists", "changing", "pause", "found"),
+    [
+        (10, False, 0.0, []),
+        (11, False, 0.0, [5]),
+        (11, False, 0.09, [5]),
+        (11, False, 0.11, []),
+        (30, True, 0.0, []),
+    ],
 )
 async def test_rule_5_the_same_list_again_and_again(
-    bench: Any, lists: int, changing: bool, found: list[int]
+    bench: Any, lists: int, changing: bool, pause: float, found: list[int]
 ) -> None:
     kubelet = await bench.kubelet(clock=lambda: 0.0)
     plugin = bench.new_plugin()
@@ -179,6 +186,8 @@ async def test_rule_5_the_same_list_again_and_again(
             yield pb.ListAndWatchResponse(
                 devices=[bench.device(name, health=health) for name in names]
             )
+            await kubelet.wait_for(lambda: kubelet._manager.registry.received[R] > number)  # noqa: B023
+            kubelet.advance(pause)
         yield pb.ListAndWatchResponse(devices=[bench.device("last")])
         await asyncio.Event().wait()
 
@@ -396,6 +405,14 @@ async def test_rule_13_is_not_broken_by_a_plugin_that_registers_again(bench: Any
     await plugin.register()
     await kubelet.wait_registered(R)
     await asyncio.sleep(1.2)
+    assert kubelet.findings == []
+
+
+async def test_rule_13_is_not_broken_by_an_end_that_kubelet_made(bench: Any) -> None:
+    kubelet = await bench.kubelet(settle=0.05)
+    await bench.plugin(["a"])
+    await kubelet.drop_stream(R)
+    await asyncio.sleep(0.2)
     assert kubelet.findings == []
 
 

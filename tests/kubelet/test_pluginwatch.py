@@ -135,6 +135,7 @@ async def test_hidden_files_and_ordinary_files_are_ignored_and_folders_searched(
     last = await placed(bench, name="example.com/last")
     await kubelet.wait_for(lambda: last.notified)
     assert plugin.notified
+    await asyncio.sleep(0.2)
     assert hidden.notified == []
 
 

@@ -254,6 +254,18 @@ async def test_since_1_37_the_same_path_is_refused_while_its_stream_is_open(benc
     assert plugin.streams == 1
 
 
+async def test_since_1_37_a_failed_register_leaves_its_path_free(bench: Any) -> None:
+    await bench.kubelet(kubelet_version=(1, 37))
+    plugin = bench.new_plugin()
+    plugin.on_options = fail
+    await plugin.serve()
+    await bench.list(plugin, "a")
+    assert "no options today" in await refusal(plugin)
+    plugin.on_options = None
+    await plugin.register()
+    await bench.listed(plugin)
+
+
 async def test_before_1_37_the_same_path_replaces_the_registration(bench: Any) -> None:
     kubelet = await bench.kubelet(takeovers=True)
     plugin = await bench.plugin(["a"])

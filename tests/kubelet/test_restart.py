@@ -111,6 +111,19 @@ async def test_42_a_restart_leaves_running_pods_alone(bench: Any) -> None:
     assert len(plugin.asked("allocate")) == 2
 
 
+async def test_42_once_all_pods_are_known_a_running_container_is_checked_like_others(
+    bench: Any,
+) -> None:
+    kubelet = await bench.kubelet()
+    plugin = await bench.plugin(["a", "b"])
+    found = pod(2)
+    await bench.run(found)
+    await kubelet.restart()
+    await bench.list(plugin, "b", bench.device("a", health="Unhealthy"))
+    await plugin.serve_again()
+    assert "previously allocated devices are no longer healthy" in await bench.refused(found)
+
+
 async def test_43_kubelet_and_plugin_may_both_restart(bench: Any) -> None:
     kubelet = await bench.kubelet()
     plugin = await bench.plugin(["a", "b"])
@@ -155,6 +168,9 @@ async def test_a_pod_whose_init_container_had_devices_is_refused_at_a_restart(be
     await bench.run(found)
     assert isinstance((await kubelet.restart())[found.uid], Failed)
     assert kubelet.pod_status(found.uid).phase == "Failed"
+    await bench.plugin(["a"])
+    await kubelet.admit(found)
+    assert kubelet.pod_status(found.uid).phase == "Pending"
 
 
 async def test_a_running_sidecar_survives_a_restart(bench: Any) -> None:

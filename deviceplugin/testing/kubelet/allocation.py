@@ -175,7 +175,6 @@ class Allocator:
             available,
             self._manager.table.nodes(resource),
             self._masks.get((uid, container)),
-            self._environment.random.shuffle,
         )
         if choice.needed < len(aligned):
             preferred = await self._prefer(resource, aligned | choice.ids, choice.ids, required)

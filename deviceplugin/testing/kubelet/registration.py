@@ -230,16 +230,12 @@ class Registry:
     async def _look_after(self, plugin: Plugin) -> None:
         """What a plugin leaves when its stream has ended by itself (rules 13 and 14)."""
         await asyncio.sleep(self._environment.timeouts.settle)
-        endpoint = self.endpoints.get(plugin.resource)
-        successor = endpoint.plugin if self.is_open(plugin.resource) and endpoint else None
         if not plugin.socket.is_socket():
-            return
-        if successor is not None and successor.socket == plugin.socket:
             return
         if not await _listens(plugin.socket):
             text = f"{plugin.socket.name} lies there and nobody listens"
             self._environment.find([findings.Finding(14, text)])
-        elif successor is None:
+        elif not self.is_open(plugin.resource):
             text = f"the stream of {plugin.resource} ended while its plugin goes on serving"
             self._environment.find([findings.Finding(13, text)])
 

@@ -7,7 +7,7 @@ tuple means that the device has no topology.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,26 +122,14 @@ def _narrowness(mask: Mask) -> tuple[int, int]:
 
 
 def by_affinity(
-    available: Set[str], devices: Nodes, mask: Mask | None, shuffle: Callable[[list[int]], None]
+    available: Set[str], devices: Nodes, mask: Mask | None
 ) -> tuple[set[str], set[str], set[str]]:
     """Available devices as aligned with the mask, unaligned, and without affinity.
 
-    A device with several nodes counts where the first of its nodes stands: nodes in the mask come
-    first, within them and outside those with the fewest available devices.
+    A device with several nodes is aligned when one of them is in the mask.
     """
     if mask is None or not has_topology(devices):
         return set(), set(), set(available)
-    share: dict[int, int] = {}
-    for identity in available:
-        for node in devices.get(identity, ()):
-            share[node] = share.get(node, 0) + 1
-    order = list(share)
-    shuffle(order)
-    order.sort(key=lambda node: (node not in mask, share[node]))
-    rank = {node: position for position, node in enumerate(order)}
-    groups: tuple[set[str], set[str], set[str]] = (set(), set(), set())
-    for identity in available:
-        nodes = devices.get(identity, ())
-        first = min(nodes, key=lambda node: rank[node]) if nodes else None
-        groups[2 if first is None else 0 if first in mask else 1].add(identity)
-    return groups
+    without = {identity for identity in available if not devices.get(identity)}
+    aligned = {i for i in available - without if mask.intersection(devices[i])}
+    return aligned, set(available) - without - aligned, without
