@@ -73,9 +73,14 @@ def devices(keys: VendorKeys, *given: tuple[str, int, int]) -> list[ContainerDev
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a pod: how each container was started, or why one was not."""
+    """What became of a pod: how each container was started, or why one was not.
+
+    `environments` are what the processes saw when they started: containers that hold ids one after
+    the other have one CDI specification, which says something else later.
+    """
 
     containers: dict[str, ContainerConfig] = field(default_factory=dict)
+    environments: dict[str, dict[str, str]] = field(default_factory=dict)
     failure: str = ""
 
 
@@ -237,12 +242,12 @@ class Cluster:
         uid = self.server.get("pods", name, namespace)["metadata"]["uid"]
         for container in self.kubelet.pods[uid].ordered():
             try:
-                outcome.containers[container.name] = await self.start(
-                    namespace, name, container.name, patience
-                )
+                config = await self.start(namespace, name, container.name, patience)
             except StartError as error:
                 outcome.failure = str(error)
                 return outcome
+            outcome.containers[container.name] = config
+            outcome.environments[container.name] = self.environment(config)
             if container.init and not container.restartable:
                 self.init_ended(namespace, name, container.name)
         running = [

@@ -63,7 +63,7 @@ class EmbeddedWorld:
         else:
             outcome = await self._cluster.run("default", name, 8.0)
         ordered = [c.name for c in self._cluster.kubelet.pods[uid].ordered()]
-        seen = {key: self._mine(config) for key, config in outcome.containers.items()}
+        seen = {key: mine(env) for key, env in outcome.environments.items()}
         if outcome.failure:
             waiting = next((key for key in ordered if key not in seen), ordered[0])
             seen[waiting] = {"refused": reason(outcome.failure)}
@@ -76,7 +76,8 @@ class EmbeddedWorld:
         uid = self._cluster.server.get("pods", name, "default")["metadata"]["uid"]
         for _ in range(100):
             try:
-                return self._mine(await self._cluster.kubelet.restart_container(uid, container))
+                config = await self._cluster.kubelet.restart_container(uid, container)
+                return mine(self._cluster.environment(config))
             except StartError:
                 await asyncio.sleep(0.1)
         raise TimeoutError(name)
@@ -85,9 +86,10 @@ class EmbeddedWorld:
         self._gated.pop(name, None)
         self._cluster.delete("default", name)
 
-    def _mine(self, config: Any) -> dict[str, str]:
-        env = self._cluster.environment(config)
-        return {key: value for key, value in env.items() if key.startswith("MOCK_")}
+
+def mine(env: dict[str, str]) -> dict[str, str]:
+    """The mock's variables."""
+    return {key: value for key, value in env.items() if key.startswith("MOCK_")}
 
 
 REASONS = ("does not offer", "do not fit", "has no lock")

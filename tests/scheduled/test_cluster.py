@@ -88,7 +88,11 @@ async def test_init_containers_and_sidecars_get_their_own(
     await cluster.place(habit, KEYS, "p", *wishes)
     outcome = await cluster.run("default", "p", patience=5.0)
     assert outcome.failure == ""
-    found = {name: seen(cluster, config) for name, config in outcome.containers.items()}
+    found = {
+        name: {key: value for key, value in env.items() if key.startswith("MOCK_")}
+        for name, env in outcome.environments.items()
+    }
+    assert found["i0"] == gets(100, 1, a)
     assert found["s0"] == gets(300, 3, b)
     assert found["c0"] == gets(400, 4, b)
     assert found["i1"]["MOCK_MEMORY_LIMIT_1"] == "111m"
