@@ -41,7 +41,7 @@ def _explain(ctx: click.Context, _: click.Parameter, identity: str | None) -> No
     is_eager=True,
     help="Print what a finding means and what to do, and check nothing.",
 )
-@click.option("--strict", is_flag=True, help="End with 1 for warnings.")
+@click.option("--strict", is_flag=True, help="End with 1 for warnings as well.")
 @click.option(
     "--only",
     metavar="GROUP",
@@ -85,7 +85,7 @@ def doctor(
     """Look for what keeps pods on this node from getting their devices, or limits from holding.
 
     Run it with the options of the agent; it changes nothing. Exit codes: 0 no errors (with
-    --strict: and no warnings), 1 warnings with --strict, 2 errors or wrong usage.
+    --strict: and no warnings), 1 some, 2 wrong usage.
     """
     from deviceplugin.cli import findings
     from deviceplugin.cli.scene import scene_of
@@ -99,9 +99,8 @@ def doctor(
     scene = scene_of(values, os.environ, manifest, cluster, probe=not no_probe)
     report = examine(scene, only)
     click.echo(findings.RENDERERS[output](report))
-    if report.count(Severity.ERROR):
-        sys.exit(2)
-    sys.exit(1 if strict and report.count(Severity.WARNING) else 0)
+    refused = (Severity.ERROR, Severity.WARNING) if strict else (Severity.ERROR,)
+    sys.exit(1 if any(map(report.count, refused)) else 0)
 
 
 def _manifest(files: Sequence[Path]) -> Manifest:

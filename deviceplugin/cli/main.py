@@ -49,7 +49,6 @@ def cli() -> None:
     """Slices of any accelerator for Kubernetes, with limits that hold.
 
     Exit codes of every command: 0 success, 1 it did not hold or was refused, 2 wrong usage.
-    (doctor: 2 also for errors found, 1 for warnings with --strict.)
     """
 
 

@@ -6,22 +6,23 @@ What only a vendor's backend knows of its driver is told here, because the docto
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deviceplugin import registry
 from deviceplugin.agent import is_present
-from deviceplugin.api.hami.keys import VENDORS, VendorKeys
+from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.api.problems import Problem
 from deviceplugin.cli import probing
 from deviceplugin.config import Config, ConfigError, load, vendor_settings
-from deviceplugin.doctor.cluster import Cluster
+from deviceplugin.doctor.cluster import Cluster, SnapshotCluster
 from deviceplugin.doctor.driver import cards
 from deviceplugin.doctor.files import HostFiles
 from deviceplugin.doctor.scene import Answer, Driver, Places, Scene
 from deviceplugin.hook.manifest import Manifest
-from deviceplugin.vendor import Planner
+from deviceplugin.splitting import split
+from deviceplugin.vendor import Planner, ResourcePlan, Snapshot
 from deviceplugin.vendors.nvidia import VENDOR as NVIDIA
 from deviceplugin.vendors.nvidia import driverfiles, hami_core, host, library, settings
 
@@ -67,13 +68,14 @@ def scene_of(
     )
     answers = probing.ask(config) if probe else None
     nvidia = settings.read(vendor_settings(config, NVIDIA.name))
-    resources = _planned(config, answers or ())
+    plans = tuple(_planned(config, answers or ()))
+    resources = {plan.resource: plan.keys for plan, _ in plans if plan.keys is not None}
     if served and VENDORS["NVIDIA"] not in resources.values():
         # A driver that cannot be asked would offer this.
         resources[nvidia.section.resource_count_name] = VENDORS["NVIDIA"]
     return Scene(
         root=root,
-        node_name=config.node_name,
+        node_name=_node_name(config, values, environ, cluster),
         machine=platform.machine(),
         places=Places(
             plugin_dir=paths.plugin_dir,
@@ -85,6 +87,7 @@ def scene_of(
         ),
         strategies=config.device_list_strategy,
         allocation=config.allocation,
+        offered={plan.resource: frozenset(split(plan, s).virtual) for plan, s in plans},
         limits=served and nvidia.limited,
         drivers=(driver,) if wanted else (),
         resources=resources,
@@ -98,6 +101,21 @@ def scene_of(
         cluster=cluster,
         no_cluster=NO_CLUSTER,
     )
+
+
+def _node_name(
+    config: Config,
+    values: Mapping[str, object],
+    environ: Mapping[str, str],
+    cluster: Cluster | None,
+) -> str:
+    """Where nobody says which node this is, saved objects with one node are about that one: they
+    are often looked at on another machine.
+    """
+    said = values.get("node_name") or environ.get("NODE_NAME")
+    if not said and isinstance(cluster, SnapshotCluster):
+        return cluster.only_node or config.node_name
+    return config.node_name
 
 
 def _load(values: Mapping[str, object], environ: Mapping[str, str]) -> _Configured:
@@ -146,9 +164,10 @@ def _answer(probed: probing.Answer) -> Answer:
     )
 
 
-def _planned(config: Config, answers: Sequence[probing.Answer]) -> dict[str, VendorKeys]:
-    """What schedulers hand out here, by the plans of the vendors that answered."""
-    found: dict[str, VendorKeys] = {}
+def _planned(
+    config: Config, answers: Sequence[probing.Answer]
+) -> Iterator[tuple[ResourcePlan, Snapshot]]:
+    """What is offered here, by the plans of the vendors that answered."""
     vendors = registry.load().vendors
     for answer in answers:
         if answer.state != "ok" or not answer.snapshot.devices:
@@ -159,5 +178,4 @@ def _planned(config: Config, answers: Sequence[probing.Answer]) -> dict[str, Ven
             plans = backend.plan(answer.snapshot) if isinstance(backend, Planner) else ()
         except Exception:  # noqa: S112 - a vendor's trouble with its configuration is its probe's
             continue
-        found |= {plan.resource: plan.keys for plan in plans if plan.keys is not None}
-    return found
+        yield from ((plan, answer.snapshot) for plan in plans)

@@ -110,18 +110,25 @@ class SnapshotCluster:
             )
         return SnapshotCluster(tuple(nodes), tuple(pods))
 
+    @property
+    def only_node(self) -> str:
+        """The name of the only node; empty where there are several, or none."""
+        return _name(self.nodes[0]) if len(self.nodes) == 1 else ""
+
     def node(self, name: str) -> Json | None:
-        """The node of that name; the only one there is, whatever its name."""
-        if len(self.nodes) == 1 and not name:
-            return self.nodes[0]
+        """The node of that name. Without any node in the file nobody can say."""
+        if not self.nodes:
+            raise NotCheckedError("the saved objects have no node")
         return next((item for item in self.nodes if _name(item) == name), None)
 
     def pods(self, node: str) -> tuple[Json, ...]:
-        """Those whose specification names the node."""
+        """Those whose specification names the node. Without any pod in the file nobody can say."""
+        self._has_pods()
         return tuple(p for p in self.all_pods if (p.get("spec") or {}).get("nodeName") == node)
 
     def pod(self, namespace: str, name: str) -> Json | None:
-        """The pod of that name."""
+        """The pod of that name, as `pods`."""
+        self._has_pods()
         wanted = (namespace, name)
         return next(
             (
@@ -131,6 +138,10 @@ class SnapshotCluster:
             ),
             None,
         )
+
+    def _has_pods(self) -> None:
+        if not self.all_pods:
+            raise NotCheckedError("the saved objects have no pods")
 
 
 def _objects(document: Any) -> Iterator[Json]:

@@ -1,4 +1,5 @@
-"""Three memories of one thing: our record of grants, kubelet's PodResources and pods' annotations.
+"""Three memories of one thing: our record of grants, kubelet's word and pods' annotations. Kubelet
+says it twice: by PodResources, which leaves out ordinary init containers, and in its checkpoint.
 
 They lag behind one another for moments; what differs for longer is drift.
 """
@@ -17,6 +18,7 @@ from deviceplugin.apiserver.objects import Pod
 from deviceplugin.doctor import kubelet
 from deviceplugin.doctor.model import Finding, Group, NotCheckedError, Severity, Topic
 from deviceplugin.doctor.scene import Scene
+from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.scheduled.ledger import Ledger, LedgerError, Record
 from deviceplugin.scheduled.matching import NoGrantError, assignments
@@ -91,13 +93,15 @@ OF_GONE_POD = Topic(
 
 @dataclass(frozen=True, slots=True)
 class GrantsFacts:
-    """`error` says why there are no `records`; `holdings` is None where kubelet does not answer.
-    `pods` are those of this node by uid.
+    """`error` says why there are no `records`; `holdings` is None where kubelet does not answer,
+    `remembered` are the ids in its checkpoint, by pod uid, container and resource. `pods` are those
+    of this node by uid.
     """
 
     records: tuple[Record, ...]
     error: str
     holdings: tuple[Holding, ...] | None
+    remembered: Mapping[tuple[str, str, str], frozenset[str]]
     pods: Mapping[str, Pod]
     resources: Mapping[str, VendorKeys]
 
@@ -118,7 +122,9 @@ def gather(scene: Scene) -> GrantsFacts:
         held = kubelet.holdings(scene)
     except NotCheckedError:
         held = None
-    return GrantsFacts(ours, error, held, _by_uid(found), scene.resources)
+    entries = Checkpoint(scene.below(scene.places.plugin_dir)).entries() or ()
+    remembered = {(e.pod_uid, e.container, e.resource): e.ids for e in entries}
+    return GrantsFacts(ours, error, held, remembered, _by_uid(found), scene.resources)
 
 
 def records(path: Path) -> tuple[Record, ...]:
@@ -189,6 +195,21 @@ def _held(facts: GrantsFacts) -> Iterator[Finding]:
             )
 
 
+def _remembered(facts: GrantsFacts) -> Iterator[Finding]:
+    """Of those about whom PodResources says nothing."""
+    for record in facts.records:
+        pod = facts.pods.get(record.pod_uid)
+        if pod is None or pod.ended or not (record.init or facts.holdings is None):
+            continue
+        held = facts.remembered.get(record.key)
+        if held is not None and held != record.ids:
+            yield IDS_DIFFER.found(
+                f"{record.owner} has other devices of {record.resource} than it was served with",
+                f"our record: {_ids(record.ids)}",
+                f"kubelet's checkpoint: {_ids(held)}",
+            )
+
+
 def _unrecorded(facts: GrantsFacts) -> Iterator[Finding]:
     known = {(r.namespace, r.pod, r.container, r.resource) for r in facts.records}
     for key, ids in _by_container(facts.holdings or ()).items():
@@ -251,5 +272,5 @@ GROUP = Group(
     NAME,
     (HELD_TWICE, IDS_DIFFER, SHARE_DIFFERS, UNREADABLE, UNRECORDED, NOT_HELD, OF_GONE_POD),
     gather,
-    (_readable, _twice, _held, _unrecorded, _gone, _shares),
+    (_readable, _twice, _held, _remembered, _unrecorded, _gone, _shares),
 )

@@ -6,9 +6,10 @@ Sources: kubelet-deviceplugin.md 2.1, 2.2, 2.7, 2.12; users-and-competitors.md 1
 from __future__ import annotations
 
 import asyncio
+import json
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from deviceplugin.doctor.model import Finding, Group, NotCheckedError, Severity,
 from deviceplugin.doctor.scene import Scene
 from deviceplugin.kubelet.checkpoint import FILE_NAME, Checkpoint
 from deviceplugin.kubelet.podresources import Holding, PodResources, PodResourcesError
-from deviceplugin.kubelet.sockets import PREFIX, answers
+from deviceplugin.kubelet.sockets import PREFIX, SocketPathError, answers, new_socket
 
 __all__ = ["GROUP", "KubeletFacts", "Socket", "holdings"]
 
@@ -77,6 +78,26 @@ COMPETITOR = Topic(
     "Remove one of them: the GPU operator by devicePlugin.enabled=false in its values, NVIDIA's or "
     "HAMi's plugin by its DaemonSet or a node selector.",
 )
+NOT_REGISTERED = Topic(
+    "resource-not-registered",
+    NAME,
+    Severity.ERROR,
+    "An agent serves a resource that kubelet has not taken.",
+    "The agent listens, and kubelet's record does not name the resource: registration failed, or "
+    "kubelet was restarted and not told again. Pods that ask for it stay Pending.",
+    "See the agent's log for what kubelet answered; restarting the agent registers it again.",
+)
+TAKEN_OVER = Topic(
+    "resource-taken-over",
+    NAME,
+    Severity.WARNING,
+    "Kubelet has another plugin's devices under our resource.",
+    "None of the ids that kubelet has for the resource is one that this configuration makes: "
+    "another plugin registered later, or an agent with another configuration runs. It gets all "
+    "allocations.",
+    "Remove the other plugin, then restart the agent; run this command with the agent's own "
+    "options.",
+)
 AGENT_MISSING = Topic(
     "agent-not-serving",
     NAME,
@@ -110,7 +131,9 @@ class Socket:
 @dataclass(frozen=True, slots=True)
 class KubeletFacts:
     """`registration` is ``missing``, ``dead`` or ``alive``; `pod_resources` what is wrong with that
-    API, empty when it answers. `vendors` are words in the names of rivals, by vendor.
+    API, empty when it answers. `vendors` are words in the names of rivals, by vendor. `registered`
+    are kubelet's ids by resource, None where its record tells nothing; `offered` are ours, and
+    `stems` what our sockets call the resources of `registered`.
     """
 
     socket: str
@@ -120,6 +143,9 @@ class KubeletFacts:
     checkpoint: str
     checkpoint_broken: bool
     vendors: tuple[tuple[str, tuple[str, ...]], ...]
+    registered: Mapping[str, frozenset[str]] | None
+    stems: frozenset[str]
+    offered: Mapping[str, frozenset[str]]
 
 
 def gather(scene: Scene) -> KubeletFacts:
@@ -132,6 +158,7 @@ def gather(scene: Scene) -> KubeletFacts:
     else:
         trouble = ""
     registration = scene.below(scene.places.kubelet_socket)
+    known = _registered(scene.host.read(f"{scene.places.plugin_dir}/{FILE_NAME}"))
     return KubeletFacts(
         scene.places.kubelet_socket,
         _state(registration),
@@ -140,6 +167,9 @@ def gather(scene: Scene) -> KubeletFacts:
         f"{scene.places.plugin_dir}/{FILE_NAME}",
         (directory / FILE_NAME).exists() and Checkpoint(directory).entries() is None,
         tuple((driver.vendor, driver.words) for driver in scene.drivers),
+        known,
+        frozenset(_stem(Path(scene.places.plugin_dir), resource) for resource in known or ()),
+        scene.offered,
     )
 
 
@@ -175,6 +205,26 @@ def _sockets(directory: Path, registration: Path) -> Iterator[Socket]:
             continue
         ours = path.name.removeprefix(PREFIX) if path.name.startswith(PREFIX) else ""
         yield Socket(path.name, answers(path), ours.rpartition("-")[0])
+
+
+def _registered(text: str | None) -> Mapping[str, frozenset[str]] | None:
+    """Kubelet's healthy ids by resource; a plugin that it has taken has an entry, if an empty one
+    (kubelet-deviceplugin.md 2.7).
+    """
+    try:
+        found = json.loads(text or "")["Data"]["RegisteredDevices"]
+        return {str(name): frozenset(map(str, ids or ())) for name, ids in (found or {}).items()}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _stem(directory: Path, resource: str) -> str:
+    """What `Socket.resource` is for a resource."""
+    try:
+        name = new_socket(directory, resource).name
+    except SocketPathError:
+        return ""  # no agent of ours can be there
+    return name.removeprefix(PREFIX).rpartition("-")[0]
 
 
 def _is_socket(path: Path) -> bool:
@@ -221,6 +271,29 @@ def _competitors(facts: KubeletFacts) -> Iterator[Finding]:
                 )
 
 
+def _taken(facts: KubeletFacts) -> Iterator[Finding]:
+    if facts.registered is None or facts.registration != "alive":
+        return
+    for socket in facts.sockets:
+        if socket.alive and socket.resource and socket.resource not in facts.stems:
+            yield NOT_REGISTERED.found(
+                f"kubelet has not taken what {socket.name} serves",
+                f"{facts.checkpoint}: it has {', '.join(sorted(facts.registered)) or 'nothing'}",
+            )
+    for resource, ours in facts.offered.items():
+        theirs = facts.registered.get(resource, frozenset())
+        if ours and theirs and not ours & theirs:
+            yield TAKEN_OVER.found(
+                f"kubelet has other devices for {resource} than this node's",
+                f"kubelet: {_some(theirs)}",
+                f"ours: {_some(ours)}",
+            )
+
+
+def _some(ids: frozenset[str]) -> str:
+    return ", ".join(sorted(ids)[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
 def _agent(facts: KubeletFacts) -> Iterator[Finding]:
     if not any(socket.alive and socket.resource for socket in facts.sockets):
         yield AGENT_MISSING.found("no agent of this product serves a resource here")
@@ -238,6 +311,8 @@ GROUP = Group(
         SOCKET_MISSING,
         SOCKET_DEAD,
         POD_RESOURCES,
+        NOT_REGISTERED,
+        TAKEN_OVER,
         SERVED_TWICE,
         COMPETITOR,
         CHECKPOINT_BROKEN,
@@ -245,5 +320,5 @@ GROUP = Group(
         SOCKETS_LEFT,
     ),
     gather,
-    (_registration, _pod_resources, _checkpoint, _twice, _competitors, _agent, _left),
+    (_registration, _pod_resources, _checkpoint, _taken, _twice, _competitors, _agent, _left),
 )

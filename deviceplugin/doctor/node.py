@@ -16,7 +16,7 @@ from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS, Registra
 from deviceplugin.api.hami.nodelock import NodeLock
 from deviceplugin.apiserver import objects
 from deviceplugin.apiserver.objects import Node, Pod
-from deviceplugin.doctor.model import Finding, Group, Severity, Topic
+from deviceplugin.doctor.model import Finding, Group, NotCheckedError, Severity, Topic
 from deviceplugin.doctor.scene import Scene
 from deviceplugin.scheduled.patches import FAILED, SUCCESS
 from deviceplugin.scheduled.registration import SILENT
@@ -139,7 +139,7 @@ NOTHING_ALLOCATABLE = Topic(
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
     """`lock` is None without one that can be read; `holder` the pod it names, None when there is no
-    such pod.
+    such pod. `holder_unknown` says why the pod could not be asked for.
     """
 
     name: str
@@ -150,21 +150,25 @@ class NodeFacts:
     lock: NodeLock | None
     lock_error: str
     holder: Pod | None
+    holder_unknown: str = ""
 
 
 def gather(scene: Scene) -> NodeFacts:
     """Ask for the node, and for the pod that its lock names."""
     raw = scene.api().node(scene.node_name)
     node = objects.node(raw) if raw is not None else None
-    lock, error, holder = None, "", None
+    lock, error, holder, unknown = None, "", None, ""
     if node is not None and MUTEX_LOCK in node.annotations:
         try:
             lock = nodelock.decode(node.annotations[MUTEX_LOCK])
         except AnnotationError as problem:
             error = str(problem)
     if lock is not None and lock.names_pod:
-        found = scene.api().pod(lock.namespace, lock.name)
-        holder = objects.pod(found) if found is not None else None
+        try:
+            found = scene.api().pod(lock.namespace, lock.name)
+            holder = objects.pod(found) if found is not None else None
+        except (NotCheckedError, ValueError) as problem:
+            unknown = str(problem)
     return NodeFacts(
         scene.node_name,
         node,
@@ -174,6 +178,7 @@ def gather(scene: Scene) -> NodeFacts:
         lock,
         error,
         holder,
+        unknown,
     )
 
 
@@ -202,7 +207,7 @@ def _lock(facts: NodeFacts) -> Iterator[Finding]:
 
 def _over(facts: NodeFacts) -> str:
     """Why the lock's pod does not need it; empty when it may."""
-    if facts.lock is None or not facts.lock.names_pod:
+    if facts.lock is None or not facts.lock.names_pod or facts.holder_unknown:
         return ""
     pod = facts.holder
     if pod is None:

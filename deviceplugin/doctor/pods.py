@@ -20,6 +20,7 @@ from deviceplugin.apiserver.objects import Container, Pod
 from deviceplugin.doctor.cluster import Json
 from deviceplugin.doctor.model import Finding, Group, Severity, Topic
 from deviceplugin.doctor.scene import Driver, Scene
+from deviceplugin.scheduled.matching import NoGrantError, assignments
 from deviceplugin.scheduled.patches import FAILED
 
 __all__ = ["GROUP", "PodFacts", "PodsFacts"]
@@ -71,6 +72,16 @@ WITHOUT_GRANT = Topic(
     "another schedulerName, or because the webhook did not see it. It cannot be served.",
     "Set its schedulerName, use a nodeSelector instead of nodeName, and see that the webhook is "
     "reachable (failurePolicy).",
+)
+GRANT_INCOMPLETE = Topic(
+    "pod-grant-incomplete",
+    NAME,
+    Severity.ERROR,
+    "A container asks for devices and its pod's annotation has none for it.",
+    "A scheduler gave devices to the other containers only, as HAMi's of version 2.8 does beside "
+    "init containers, or to a number of containers that does not fit. The container is refused.",
+    "Ask for the devices in regular containers only, or use a scheduler that serves init "
+    "containers (HAMi 2.9 and newer).",
 )
 ANNOTATION_UNREADABLE = Topic(
     "pod-annotation-unreadable",
@@ -164,6 +175,7 @@ class PodFacts:
 
     pod: Pod
     reason: str = ""
+    scheduler: str = ""
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     privileged: frozenset[str] = frozenset()
     mounts: tuple[tuple[str, str], ...] = ()
@@ -206,6 +218,7 @@ def _facts(item: Json) -> PodFacts:
     return PodFacts(
         pod=objects.pod(item),
         reason=str(status.get("reason") or ""),
+        scheduler=str(spec.get("schedulerName") or ""),
         labels={str(k): str(v) for k, v in (item["metadata"].get("labels") or {}).items()},
         privileged=frozenset(str(c["name"]) for c in containers if _is_privileged(c)),
         mounts=tuple(
@@ -272,7 +285,7 @@ def _rejected(facts: PodsFacts) -> Iterator[Finding]:
 def _grants(facts: PodsFacts) -> Iterator[Finding]:
     if not facts.scene.scheduled:
         return
-    for one, resource, keys, _ in facts.asking():
+    for one, resource, keys, containers in facts.asking():
         try:
             grant = wire.pod_devices(one.pod.annotations, keys)
             phase = one.pod.annotations.get(BIND_PHASE)
@@ -287,6 +300,20 @@ def _grants(facts: PodsFacts) -> Iterator[Finding]:
             yield WITHOUT_GRANT.found(
                 f"pod {one.pod.key} asks for {resource} and no scheduler gave it any",
                 f"no devices in {keys.allocated}",
+                f"schedulerName: {one.scheduler or 'none'}",
+            )
+            continue
+        try:
+            served = {item.container.name for item in assignments(one.pod, keys, resource)}
+        except NoGrantError as error:
+            yield GRANT_INCOMPLETE.found(
+                f"which containers of pod {one.pod.key} get {resource} cannot be told", str(error)
+            )
+            continue
+        if left := [item.name for item in containers if item.name not in served]:
+            yield GRANT_INCOMPLETE.found(
+                f"pod {one.pod.key} has no {resource} for all that ask for it",
+                f"nothing for {', '.join(left)} in {keys.allocated}",
             )
 
 
@@ -396,6 +423,7 @@ GROUP = Group(
         BIND_FAILED,
         ALLOCATING_LONG,
         WITHOUT_GRANT,
+        GRANT_INCOMPLETE,
         ANNOTATION_UNREADABLE,
         SETS_LIMITS,
         INIT_UNLOCKED,

@@ -71,7 +71,8 @@ class Scene:
     """`root` is where this process sees the host's root, `machine` what ``uname -m`` says.
 
     `strategies` and `allocation` are the options of these names; `drivers` those of vendors that
-    the node serves or could, `resources` what is offered by a scheduler's word, with its keys.
+    the node serves or could, `resources` what is offered by a scheduler's word, with its keys;
+    `offered` are the ids of virtual devices by resource, where the drivers were asked.
     `limits` says that libvgpu is to limit containers, `limit_variables` how the variables begin
     that do it and `control_variable` the one that switches it off; by `visible_variables` vendors'
     runtimes are told which devices a container sees. `answers` is None where no driver was asked.
@@ -85,6 +86,7 @@ class Scene:
     places: Places = Places()
     strategies: tuple[str, ...] = ("envvar",)
     allocation: str = "standalone"
+    offered: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     limits: bool = False
     drivers: tuple[Driver, ...] = ()
     resources: Mapping[str, VendorKeys] = field(default_factory=lambda: MappingProxyType({}))
