@@ -306,8 +306,8 @@ def _containerd(host: HostFiles) -> Config:
         return Config("", default="runc")
     try:
         document = _toml(host, path)
-        for pattern in document.get("imports") or ():
-            for imported in _matching(host, path, str(pattern)):
+        for pattern in _texts(document.get("imports")) or ():
+            for imported in _matching(host, path, pattern):
                 document = _merged(document, _toml(host, imported))
     except ValueError as error:
         return Config(path, error=str(error))
