@@ -140,6 +140,8 @@ class Agent:
             if self._monitor is not None:
                 self.metrics.registry.unregister(self._monitor)
                 self._monitor = None
+            for name in {*self._found.vendors, *config.vendors}:
+                self.readiness.clear(name)
             await pod_resources.close()
 
     def _start_monitor(self, config: Config) -> Monitor | None:
@@ -345,6 +347,8 @@ class Agent:
                     await runtime.holdings_seen(holdings)
                 except Exception as error:
                     self._log.warning("reconciling failed", vendor=runtime.name, reason=str(error))
+            if any(runtime.unsettled for runtime in self.runtimes.values()):
+                wait = min(self._reconcile, FIRST_RECONCILE_SECONDS)
             await self._collect_directories()
 
 

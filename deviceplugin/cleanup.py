@@ -16,6 +16,7 @@ from pathlib import Path as FilePath
 from deviceplugin.api.hami.keys import MUTEX_LOCK
 from deviceplugin.apiserver.client import JSON_PATCH, MERGE_PATCH, Api, ApiError, Path
 from deviceplugin.apiserver.objects import Pod, node, pod
+from deviceplugin.formersplits import SUFFIX
 from deviceplugin.injection.render import CDI_VENDOR
 from deviceplugin.injection.store import MANIFEST_FILE
 from deviceplugin.kubelet.sockets import PREFIX, answers
@@ -114,7 +115,7 @@ def _files(
         elif path.name.startswith(f"{CDI_VENDOR}-"):
             yield "CDI specification", path
     for path in sorted(run_dir.glob("*")):
-        if path.name in (LEDGER_FILE, MANIFEST_FILE) or path.suffix == ".lock":
+        if path.name in (LEDGER_FILE, MANIFEST_FILE) or path.name.endswith((".lock", SUFFIX)):
             yield "record", path
 
 

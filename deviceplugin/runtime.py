@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,9 +18,10 @@ from typing import Any, TextIO
 
 import structlog
 
-from deviceplugin import health, splitting
+from deviceplugin import formersplits, health, splitting
 from deviceplugin.allocation.allocator import ResourceAllocator, Surroundings
 from deviceplugin.cdi import Spec
+from deviceplugin.kubelet.checkpoint import Checkpoint, Entry
 from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.kubelet.resource import Resource
 from deviceplugin.kubelet.server import ResourceServer
@@ -109,7 +110,9 @@ class VendorRuntime:
         self._told = ""
         self._unfinished = True
         """Whether the last attempt to publish left something undone."""
-        self._holdings: tuple[Holding, ...] = ()
+        self._holdings: tuple[Holding, ...] | None = None
+        self._remembered: dict[str, Mapping[str, splitting.VirtualDevice]] = {}
+        self._checkpoint = Checkpoint(places.plugin_dir)
         self._log = structlog.get_logger().bind(vendor=vendor.name)
 
     @property
@@ -131,6 +134,7 @@ class VendorRuntime:
 
     async def _run(self) -> None:
         self._unfinished = True
+        await self._recall()
         self._readiness.block(self.name, "the driver has not answered yet")
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -156,7 +160,7 @@ class VendorRuntime:
         """Who held what of this vendor at the last look, the allocation's name, and its share."""
         for name, served in tuple(self._served.items()):
             table = served.resource.table
-            for item in self._holdings:
+            for item in self._holdings or ():
                 if item.resource == name and item.ids <= table.virtual.keys():
                     share = splitting.grants(table, sorted(item.ids))
                     yield item, served.allocator.name_of(item.ids), share
@@ -167,7 +171,13 @@ class VendorRuntime:
         await self._adopt(holdings)
         if self._around.strategy.cdi:
             await self._reconcile_specs(holdings)
-        self._drop_freed(holdings)
+        self._retire()
+        await self._remember()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether ids wait for the next look at who holds what."""
+        return any(served.resource.table.withheld for served in self._served.values())
 
     async def _adopt(self, holdings: Sequence[Holding]) -> None:
         """What was handed over before us is known from here on."""
@@ -297,6 +307,7 @@ class VendorRuntime:
                 await self._bring(plan, snapshot)
             except Exception as error:
                 self._failed(plan.resource, error)
+        await self._remember()
         if not self._unfinished:
             self._told = ""
             self._readiness.clear(self._offering)
@@ -305,7 +316,7 @@ class VendorRuntime:
         """Serve a resource, or show its list of now."""
         served = self._served.get(plan.resource)
         former = served.resource.table if served else self._former.get(plan.resource)
-        table = splitting.split(plan, snapshot, _surplus(former, plan))
+        table = self._table(plan, snapshot, _surplus(former, plan))
         impediment = await self._impediment(plan)
         if served is None:
             self._serve(plan, table, impediment)
@@ -315,6 +326,24 @@ class VendorRuntime:
             served.resource.publish(table, impediment)
         self._count(self._served[plan.resource].resource)
         self._offer(plan, table)
+
+    def _table(
+        self,
+        plan: ResourcePlan,
+        snapshot: Snapshot,
+        former: Mapping[str, splitting.VirtualDevice],
+    ) -> splitting.Table:
+        """The list of now, with the ids of former splits that have to stay."""
+        table = splitting.split(plan, snapshot, former)
+        if self._announce is not None and plan.keys is not None:
+            return table  # schedulers decide on shares, and ids are only counted
+        return splitting.withhold(table, plan.split, self._held(plan.resource))
+
+    def _held(self, resource: str) -> set[str] | None:
+        """The ids that containers held at the last look; None before the first."""
+        if self._holdings is None:
+            return None
+        return {i for item in self._holdings if item.resource == resource for i in item.ids}
 
     def _offer(self, plan: ResourcePlan, table: splitting.Table) -> None:
         if self._announce is None:
@@ -438,28 +467,77 @@ class VendorRuntime:
                         self._log.info("restored a CDI specification", pod=pod)
                 except RefusalError as refusal:
                     self._log.warning("cannot restore", pod=pod, reason=str(refusal))
+        entries = await asyncio.to_thread(self._checkpoint.entries) or ()
+        for entry in unlisted(entries, holdings):
+            if (mine := self._served.get(entry.resource)) is not None:
+                keep.add(mine.allocator.name_of(entry.ids))
         removed = await asyncio.to_thread(self._around.store.sweep, self.name, keep)
         if removed:
             self._log.info("removed CDI specifications of ended containers", count=len(removed))
 
-    def _drop_freed(self, holdings: Sequence[Holding]) -> None:
-        """Ids of a former split leave the list once nobody holds them."""
-        held = {(item.resource, identity) for item in holdings for identity in item.ids}
+    def _retire(self) -> None:
+        """Ids of a former split leave the list once nobody holds them. They were not handed out any
+        more since the look before this one, so none of them is on its way into a container.
+        """
+        snapshot = self._inventory.snapshot()
         for name, served in self._served.items():
             table, plan = served.resource.table, served.allocator.plan
-            surplus = _surplus(table, plan)
-            kept = {i: item for i, item in surplus.items() if (name, i) in held}
-            if len(kept) < len(surplus):
-                smaller = splitting.split(plan, self._inventory.snapshot(), kept)
-                served.resource.publish(smaller, served.resource.impediment)
-                self._count(served.resource)
-                self._log.info("ids of a former split are free", resource=name)
+            former, held = _surplus(table, plan), self._held(name) or set()
+            if not former:
+                continue
+            waited = table.withheld.keys() if self._announce is None else former.keys()
+            kept = {i: item for i, item in former.items() if i in held or i not in waited}
+            served.resource.publish(self._table(plan, snapshot, kept), served.resource.impediment)
+            self._count(served.resource)
+            if len(kept) < len(former):
+                self._log.info(
+                    "ids of a former split are free", resource=name, still_held=len(kept)
+                )
+
+    async def _recall(self) -> None:
+        """What the agent before us knew of ids that may still be held."""
+        if self._former:
+            return
+        try:
+            self._former = await asyncio.to_thread(formersplits.load, self._splits_file)
+        except (OSError, ValueError) as error:
+            self._log.warning("former splits are unknown", reason=str(error))
+
+    async def _remember(self) -> None:
+        """Whoever comes after us has to know what the ids that are held stand for."""
+        tables = {
+            name: table
+            for name, table in self.tables().items()
+            if name in self._served or self._held(name) is None or self._held(name)
+        }
+        virtual = {name: table.virtual for name, table in tables.items()}
+        if virtual == self._remembered:
+            return
+        try:
+            await asyncio.to_thread(formersplits.save, self._splits_file, tables)
+            self._remembered = virtual
+        except OSError as error:
+            self._log.warning("splits cannot be remembered", reason=str(error))
+
+    @property
+    def _splits_file(self) -> Path:
+        return self._places.run_dir / f"{self.name}{formersplits.SUFFIX}"
 
     def _count(self, resource: Resource) -> None:
         healthy = sum(d.health == "Healthy" for d in resource.message.devices)
         gauge = self._metrics.virtual_devices
         gauge.labels(resource.name, "healthy").set(healthy)
         gauge.labels(resource.name, "unhealthy").set(len(resource.message.devices) - healthy)
+
+
+def unlisted(entries: Iterable[Entry], holdings: Iterable[Holding]) -> Iterator[Entry]:
+    """The entries of kubelet's checkpoint whose pod has another container that kubelet lists: so
+    it lives, and ordinary init containers of it, which are never listed, may start again.
+    """
+    listed = {(item.resource, item.ids) for item in holdings}
+    entries = tuple(entries)
+    living = {entry.pod_uid for entry in entries if (entry.resource, entry.ids) in listed}
+    return (entry for entry in entries if entry.pod_uid in living)
 
 
 def _surplus(

@@ -7,8 +7,9 @@ up in the table made here, never taken apart: a uuid may contain a separator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from types import MappingProxyType
 
 from deviceplugin.vendor import Grant, PhysicalDevice, ResourcePlan, Sharing, Snapshot, Split
@@ -31,6 +32,8 @@ class Table:
     resource: str
     virtual: Mapping[str, VirtualDevice]
     devices: Mapping[str, PhysicalDevice]
+    withheld: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Ids that must not be handed out now, although their device is healthy, and why."""
 
     def device(self, virtual_id: str) -> PhysicalDevice:
         """The device behind an id of this table."""
@@ -51,6 +54,38 @@ def split(
     virtual = {item.id: item for uuid in chosen for item in _replicas(uuid, plan.split)}
     virtual.update({i: item for i, item in (held or {}).items() if item.uuid in chosen})
     return Table(plan.resource, MappingProxyType(virtual), MappingProxyType(chosen))
+
+
+def withhold(table: Table, present: Split, held: Collection[str] | None) -> Table:
+    """The table with what a change of split keeps back.
+
+    Ids of a former split are handed out no more. Those of the `present` one are handed out as far
+    as the former ones that are still held leave room on their device, so that shares of both never
+    add up to more than there is. `held` are the ids that containers hold; while that is not known
+    (None), every former id counts as held.
+    """
+    withheld: dict[str, str] = {}
+    shares: dict[str, list[VirtualDevice]] = {}
+    for item in table.virtual.values():
+        shares.setdefault(item.uuid, []).append(item)
+    for items in shares.values():
+        former = [item for item in items if item.split != present]
+        if not former:
+            continue
+        busy = [item for item in former if held is None or item.id in held]
+        mine = [item for item in items if item.split == present]
+        free = [item for item in mine if held is None or item.id not in held]
+        left = 1 - sum(Fraction(1, item.split.count) for item in busy)
+        room = max(0, int(left * present.count) - (len(mine) - len(free)))
+        withheld |= dict.fromkeys(
+            (item.id for item in free[room:]),
+            f"{len(busy)} containers' shares of a former split are still held on its device",
+        )
+        withheld |= dict.fromkeys(
+            (item.id for item in former if item not in busy),
+            "it belongs to a former split and goes as soon as it is known to be free",
+        )
+    return replace(table, withheld=MappingProxyType(withheld))
 
 
 def _replicas(uuid: str, how: Split) -> list[VirtualDevice]:

@@ -202,6 +202,12 @@ class ResourceAllocator:
                         "unhealthy-id",
                         Blame.NODE,
                     )
+                if reason := table.withheld.get(identity):
+                    raise RefusalError(
+                        f"device {identity} of {name} cannot be handed out: {reason}",
+                        "withheld-id",
+                        Blame.NODE,
+                    )
         return [identity for identity in table.virtual if identity in chosen]
 
     def injection(self, granted: Granted) -> Injection:

@@ -31,7 +31,8 @@ def list_message(table: Table, impediment: str = "") -> pb.ListAndWatchResponse:
             if device.numa_node is None
             else pb.TopologyInfo(nodes=[pb.NUMANode(ID=device.numa_node)])
         )
-        health = HEALTHY if device.healthy and not impediment else UNHEALTHY
+        good = device.healthy and not impediment and item.id not in table.withheld
+        health = HEALTHY if good else UNHEALTHY
         devices.append(pb.Device(ID=item.id, health=health, topology=topology))
     return pb.ListAndWatchResponse(devices=devices)
 
@@ -48,6 +49,8 @@ class Resource:
         self._changed = asyncio.Event()
         self._next: tuple[Table, str] | None = None
         self._allocating = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def problem(self) -> str:
@@ -72,12 +75,18 @@ class Resource:
     def allocating(self) -> Iterator[None]:
         """Around an Allocate: until its end the list loses no id."""
         self._allocating += 1
+        self._idle.clear()
         try:
             yield
         finally:
             self._allocating -= 1
             if not self._allocating:
+                self._idle.set()
                 self._apply()
+
+    async def idle(self) -> None:
+        """Wait until no Allocate is under way."""
+        await self._idle.wait()
 
     async def next_version(self, seen: int) -> int:
         """Wait until the list is newer than version `seen`."""

@@ -43,8 +43,7 @@ class Timing:
     backoff_first: float = 0.2
     backoff_most: float = 30.0
     stop: float = 5.0
-    """How long calls under way may take once the streams are closed: an Allocate that is cut off
-    is a pod that failed for good."""
+    """How long allocations under way may take before streams are closed, and calls after it."""
 
 
 class Status(Protocol):
@@ -131,7 +130,12 @@ class ResourceServer:
             await server.start()
             yield
         finally:
-            # Streams first, then the socket, then we: kubelet must see the end in this order.
+            # Kubelet drops the connection, with every call on it, when the stream ends, and an
+            # Allocate that is cut off is a pod that failed for good. So allocations under way
+            # first, then streams, then the socket, then we.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timing.stop):
+                    await self._resource.idle()
             service.stop()
             await asyncio.shield(server.stop(self._timing.stop))
             path.unlink(missing_ok=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.splitting import grants, split
+from deviceplugin.splitting import grants, split, withhold
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan, Sharing, Snapshot, Split
 
 PLANS = st.builds(
@@ -63,3 +65,68 @@ def test_unknown_memory_has_no_limit_and_cores_do() -> None:
     )
     (grant,) = grants(table, ["u-0"])
     assert (grant.memory_mib, grant.cores_percent) == (None, 25)
+
+
+SPLITS = st.builds(lambda n: Split(n, "-", Sharing.LIMITED), st.integers(1, 12))
+
+
+@given(old=SPLITS, new=SPLITS, data=st.data())
+def test_a_change_of_split_never_hands_out_more_than_there_is(
+    old: Split, new: Split, data: st.DataObject
+) -> None:
+    """Containers come and go by the lists that are shown, looks at them may be late."""
+    device = PhysicalDevice("u", "0", "M", 1000)
+    snapshot = Snapshot((device,))
+    table = split(ResourcePlan("a.b/c", ("u",), old), snapshot)
+    plan = ResourcePlan("a.b/c", ("u",), new)
+    held: dict[str, int] = {}  # id -> the parts that its split has
+    for identity in data.draw(st.sets(st.sampled_from(list(table.virtual)))):
+        held[identity] = old.count
+    seen: set[str] | None = None
+    for step in data.draw(st.lists(st.sampled_from(["look", "take", "free"]), max_size=25)):
+        former = {i: item for i, item in table.virtual.items() if item.split != new}
+        if step == "look":
+            seen = set(held)
+            former = {i: x for i, x in former.items() if i in seen or i not in table.withheld}
+        elif step == "take":
+            free = [i for i in table.virtual if i not in held and i not in table.withheld]
+            if free:
+                identity = data.draw(st.sampled_from(free))
+                held[identity] = table.virtual[identity].split.count
+        elif held:
+            del held[data.draw(st.sampled_from(sorted(held)))]
+        table = withhold(split(plan, snapshot, former), new, seen)
+        assert sum(Fraction(1, count) for count in held.values()) <= 1
+        for identity, count in held.items():
+            assert table.virtual[identity].split.count == count
+
+
+@given(old=SPLITS, new=SPLITS)
+def test_when_nobody_holds_anything_the_new_split_is_there_after_two_looks(
+    old: Split, new: Split
+) -> None:
+    device = PhysicalDevice("u", "0", "M", 1000)
+    snapshot, plan = Snapshot((device,)), ResourcePlan("a.b/c", ("u",), new)
+    table = split(ResourcePlan("a.b/c", ("u",), old), snapshot)
+    for _ in range(2):
+        former = {
+            i: item
+            for i, item in table.virtual.items()
+            if item.split != new and i not in table.withheld
+        }
+        table = withhold(split(plan, snapshot, former), new, set())
+    assert table == split(plan, snapshot)
+
+
+def test_a_share_that_is_held_leaves_room_for_the_rest() -> None:
+    device = PhysicalDevice("u", "0", "M", 1000)
+    wide = split(
+        ResourcePlan("a.b/c", ("u",), Split(10, "-", Sharing.LIMITED)), Snapshot((device,))
+    )
+    narrow = Split(4, "-", Sharing.LIMITED)
+    held = {i: wide.virtual[i] for i in ("u-7", "u-8", "u-9")}
+    table = split(ResourcePlan("a.b/c", ("u",), narrow), Snapshot((device,)), held)
+    shown = withhold(table, narrow, set(held))
+    assert [i for i in shown.virtual if i not in shown.withheld] == ["u-0", "u-1", *held]
+    assert "3 containers' shares" in shown.withheld["u-2"]
+    assert not set(withhold(table, narrow, None).virtual) - {*held, *shown.withheld, "u-0", "u-1"}
