@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 GROUP = "deviceplugin.vendors"
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}[a-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def _unfit(vendor: object) -> str:
     if not isinstance(vendor.name, str) or not _NAME.fullmatch(vendor.name):
         return (
             f"its name {vendor.name!r:.80} is not made of lower-case letters, digits and - only, "
-            "a letter first, 32 at most"
+            "a letter first, 2 to 32 of them"
         )
     for field in ("presence", "library_path"):
         value = getattr(vendor, field)

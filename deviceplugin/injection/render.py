@@ -9,10 +9,12 @@ allocation: the runtime applies CDI last, so the pod's own environment cannot ov
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from deviceplugin.cdi import CDIError, annotate, combine
+from deviceplugin.cdi.annotations import MAX_NAME
 from deviceplugin.cdi.model import ContainerEdits as CDIEdits
 from deviceplugin.cdi.model import Device, DeviceNode, Mount, Spec
 from deviceplugin.vendor import ContainerEdits, Exposure, Grant, HostDirectory
@@ -147,21 +149,19 @@ def exposed_ids(grants: Sequence[Grant], strategy: Strategy) -> tuple[str, ...]:
 
 def merged(parts: Iterable[CDIEdits]) -> CDIEdits:
     """Edits in a row; what stands twice is kept once, a later variable replaces an earlier one."""
-    parts = list(parts)
-    env = {entry.partition("=")[0]: entry for part in parts for entry in part.env}
-    return CDIEdits(
-        env=tuple(env.values()),
-        device_nodes=_once(part.device_nodes for part in parts),
-        net_devices=_once(part.net_devices for part in parts),
-        hooks=_once(part.hooks for part in parts),
-        mounts=_once(part.mounts for part in parts),
-        intel_rdt=next((part.intel_rdt for part in reversed(parts) if part.intel_rdt), None),
-        additional_gids=_once(part.additional_gids for part in parts),
+    edits = combine(parts)
+    return replace(
+        edits,
+        device_nodes=_once(edits.device_nodes),
+        net_devices=_once(edits.net_devices),
+        hooks=_once(edits.hooks),
+        mounts=_once(edits.mounts),
+        additional_gids=_once(edits.additional_gids),
     )
 
 
-def _once(groups: Iterable[Sequence[T]]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(item for group in groups for item in group))
+def _once(items: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(items))
 
 
 def _named(names: Sequence[str], inventory: Sequence[Spec]) -> list[CDIEdits]:
@@ -215,7 +215,13 @@ def _response(
     annotations = dict(edits.annotations)
     if names and CDI_ANNOTATIONS in strategy.names:
         plugin = exposure.annotation_plugin if exposure else f"{vendor}-device-plugin"
-        annotations[f"{strategy.annotation_prefix}{plugin}_{allocation}"] = ",".join(names)
+        plugin = plugin[: MAX_NAME - len(allocation) - 1].rstrip("-._")
+        try:
+            annotations = annotate(
+                annotations, plugin, allocation, names, prefix=strategy.annotation_prefix
+            )
+        except CDIError as error:
+            raise CannotInjectError(f"{vendor}: {error}") from None
     return Injection(
         envs=MappingProxyType(envs),
         mounts=tuple(mounts),

@@ -8,6 +8,7 @@ writes again what is not.
 from __future__ import annotations
 
 import json
+import stat
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ class SpecStore:
 
     def holds(self, vendor: str, allocation: str) -> bool:
         """Whether the file of an allocation is there, whoever wrote it."""
-        return self._path(vendor, allocation).exists()
+        return _is_file(self._path(vendor, allocation))
 
     def allocations(self, vendor: str) -> set[str]:
         """The allocations of a vendor that have a file, also those of an agent before us."""
@@ -87,7 +88,7 @@ class SpecStore:
     def restore(self) -> list[str]:
         """Write again what is missing; answers the names. Raises as `put_inventory`."""
         with self._lock:
-            missing = [n for n in self._wanted if not (self.directory / f"{n}.json").exists()]
+            missing = [n for n in self._wanted if not _is_file(self.directory / f"{n}.json")]
             for name in missing:
                 write_spec(self.directory, self._wanted[name], name=name, fsync=False)
         return missing
@@ -105,7 +106,7 @@ class SpecStore:
         return self.directory / f"{spec_file_name(allocation_kind(vendor), allocation)}.json"
 
     def _write(self, name: str, spec: Spec) -> None:
-        if self._wanted.get(name) == spec and (self.directory / f"{name}.json").exists():
+        if self._wanted.get(name) == spec and _is_file(self.directory / f"{name}.json"):
             return
         write_spec(self.directory, spec, name=name, fsync=False)
         self._wanted[name] = spec
@@ -113,6 +114,15 @@ class SpecStore:
     def _remove(self, name: str) -> None:
         self._wanted.pop(name, None)
         remove_spec(self.directory, name)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file of its own is there: runtimes overlook links, so a link is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def is_ours(name: str) -> bool:

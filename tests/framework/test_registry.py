@@ -71,8 +71,8 @@ def test_a_second_set_of_kubelets_stubs_is_explained(
         ("VENDOR = Vendor('../up', 'm:N', 'a.b/c')", "name '../up'"),
         ("VENDOR = Vendor(['x'], 'm:N', 'a.b/c')", "name ['x']"),
         ("VENDOR = Vendor('Upper', 'm:N', 'a.b/c')", "name 'Upper'"),
-        ("VENDOR = Vendor('x', 'm:N', 'a.b/c', presence='dev/x*')", "presence"),
-        ("VENDOR = Vendor('x', 'm:N', 'a.b/c', library_path=None)", "library_path"),
+        ("VENDOR = Vendor('xy', 'm:N', 'a.b/c', presence='dev/x*')", "presence"),
+        ("VENDOR = Vendor('xy', 'm:N', 'a.b/c', library_path=None)", "library_path"),
     ],
 )
 def test_a_descriptor_that_would_fail_later_is_left_out_at_once(

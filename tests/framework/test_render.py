@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 
 import pytest
 
-from deviceplugin.cdi import check
+from deviceplugin.cdi import check, parse_annotations
 from deviceplugin.cdi.model import DeviceNode, Hook, Mount
 from deviceplugin.injection.render import (
     STRATEGIES,
@@ -127,3 +128,15 @@ def test_limits_travel_in_exactly_one_way(names: tuple[str, ...]) -> None:
     by_cdi = any(name.startswith("cdi") for name in names)
     assert ("LIMIT" in got.envs) == (not by_cdi)
     assert (got.spec is not None) == by_cdi
+
+
+@pytest.mark.parametrize("vendor", ["xy", "kunlunxin", "a-vendor-with-a-rather-long-na"])
+def test_the_annotations_key_is_legal_for_every_vendor_and_allocation(vendor: str) -> None:
+    allocation = f"a-{uuid.uuid4()}"
+    got = render(vendor, allocation, GRANTS, EDITS, None, Strategy(names=("cdi-annotations",)))
+    ((key, value),) = got.annotations.items()
+    keys, names = parse_annotations(got.annotations)
+    assert keys == [key]
+    assert names == [value] == [f"k8s.deviceplugin.dev/{vendor}={allocation}"]
+    assert len(key.removeprefix("cdi.k8s.io/")) <= 63
+    assert allocation in key

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
+import pytest
+
+from deviceplugin.cdi import CDIError, loads
 from deviceplugin.cdi.model import ContainerEdits, Device, Spec
 from deviceplugin.injection.store import SpecStore
 
@@ -72,3 +77,69 @@ def test_a_wiped_directory_is_filled_again(tmp_path: Path) -> None:
         path.unlink()
     assert len(store.restore()) == 1
     assert store.allocations("acme") == {"a-1"}
+
+
+FILE = "k8s.deviceplugin.dev-acme_a-1.json"
+
+
+@pytest.mark.parametrize("plant", ["symlink", "hardlink", "dangling"])
+def test_a_link_in_the_place_of_a_file_is_no_file_and_what_it_points_at_stays(
+    tmp_path: Path, plant: str
+) -> None:
+    directory, elsewhere = tmp_path / "cdi", tmp_path / "elsewhere"
+    store = SpecStore(directory)
+    store.put("acme", "a-1", spec("a-1"))
+    (directory / FILE).unlink()
+    if plant != "dangling":
+        elsewhere.write_text("somebody's")
+    if plant == "hardlink":
+        (directory / FILE).hardlink_to(elsewhere)
+    else:
+        (directory / FILE).symlink_to(elsewhere)
+    assert not store.holds("acme", "a-1")
+    assert store.restore() == [FILE.removesuffix(".json")]
+    assert store.holds("acme", "a-1")
+    assert loads((directory / FILE).read_text()).devices == spec("a-1").devices
+    if plant == "dangling":
+        assert not elsewhere.exists()
+    else:
+        assert elsewhere.read_text() == "somebody's"
+    (directory / FILE).unlink()
+    (directory / FILE).symlink_to(elsewhere)
+    store.put("acme", "a-1", spec("a-1"))
+    assert store.holds("acme", "a-1")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EROFS, "mount the directory writable"),
+        (errno.ENOSPC, "free space"),
+        (errno.EACCES, "grant write access"),
+    ],
+)
+def test_a_directory_that_takes_nothing_is_an_error_with_file_and_remedy_until_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    store = SpecStore(tmp_path)
+    rename = os.rename
+
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "rename", fails)
+    for _ in range(2):
+        with pytest.raises(OSError, match=rf"{remedy}.*{FILE}"):
+            store.put("acme", "a-1", spec("a-1"))
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "rename", rename)
+    store.put("acme", "a-1", spec("a-1"))
+    assert store.holds("acme", "a-1")
+
+
+def test_an_invalid_specification_touches_nothing(tmp_path: Path) -> None:
+    store = SpecStore(tmp_path)
+    with pytest.raises(CDIError):
+        store.put("acme", "a-1", Spec(KIND, (Device("a-1", ContainerEdits(env=("no equals",))),)))
+    assert not store.holds("acme", "a-1")
+    assert store.restore() == []
