@@ -181,6 +181,7 @@ async def test_an_ended_pod_is_not_allocated_again(bench: Any) -> None:
     config = await kubelet.start_container(found.uid, "main")
     assert config.envs == ()
     assert len(plugin.asked("allocate")) == 1
+    assert kubelet.pod_status(found.uid).phase == "Succeeded"
 
 
 async def test_a_failing_allocate_at_the_start_fails_the_start(bench: Any) -> None:

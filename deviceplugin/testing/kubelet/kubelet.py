@@ -33,6 +33,7 @@ from deviceplugin.testing.kubelet.findings import Finding
 from deviceplugin.testing.kubelet.ledger import Key, Record
 from deviceplugin.testing.kubelet.manager import DeviceManager
 from deviceplugin.testing.kubelet.pluginwatch import PluginWatcher
+from deviceplugin.testing.kubelet.podbook import PodBook
 from deviceplugin.testing.kubelet.podresources import PodResourcesService, serve_pod_resources
 from deviceplugin.testing.kubelet.pods import (
     Admitted,
@@ -42,11 +43,10 @@ from deviceplugin.testing.kubelet.pods import (
     PodStatus,
     misfit,
 )
+from deviceplugin.testing.kubelet.probes import probe_stream
 from deviceplugin.testing.kubelet.registration import RegistrationService
 from deviceplugin.testing.kubelet.topology import Policy
 from deviceplugin.testing.kubelet.versions import Behaviour
-
-_ENDED = ("Succeeded", "Failed")
 
 
 class EmbeddedKubelet:
@@ -85,8 +85,6 @@ class EmbeddedKubelet:
         self.kubelet_socket = self.plugin_dir / "kubelet.sock"
         self.pod_resources_socket = directory / "pod-resources" / "kubelet.sock"
         self.version, self.numa_nodes = kubelet_version, numa_nodes
-        self.pods: dict[str, Pod] = {}
-        """Every pod that was not deleted, by uid, in the order of creation."""
         behaviour = Behaviour.of(kubelet_version, gates)
         self._changed = asyncio.Event()
         self._environment = Environment(
@@ -104,8 +102,7 @@ class EmbeddedKubelet:
             changed=self._changed.set,
         )
         self.pod_resources = PodResourcesService(self)
-        self._statuses: dict[str, PodStatus] = {}
-        self._running: set[tuple[str, str]] = set()
+        self._book = PodBook()
         self._vanished: set[str] = set()
         self._server: grpc.aio.Server | None = None
         self._pod_resources: grpc.aio.Server | None = None
@@ -113,10 +110,15 @@ class EmbeddedKubelet:
         self._boot(frozenset())
 
     def _boot(self, already_running: frozenset[tuple[str, str]]) -> None:
-        self._manager = DeviceManager(self._environment, self._active, already_running)
+        self._manager = DeviceManager(self._environment, self._book.active, already_running)
         self._allocator = Allocator(self._manager)
 
     # --- what a test reads and sets -------------------------------------------------------------
+
+    @property
+    def pods(self) -> dict[str, Pod]:
+        """Every pod that was not deleted, by uid, in the order of creation."""
+        return self._book.pods
 
     @property
     def findings(self) -> list[Finding]:
@@ -178,7 +180,7 @@ class EmbeddedKubelet:
         results are by uid. Without `readmit` that waits for a call of `readmit`. `wipe_all_files`
         overrides what the version removes.
         """
-        self._boot(frozenset(self._running))
+        self._boot(frozenset(self._book.running))
         self._manager.load()
         self.plugin_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
         self._wipe(not self._environment.behaviour.wipes_sockets_only, wipe_all_files)
@@ -205,11 +207,7 @@ class EmbeddedKubelet:
 
     async def readmit(self) -> dict[str, Admitted | Failed]:
         """Admit the pods that had not ended when kubelet stopped; from then on all are known."""
-        results = {
-            uid: await self.admit(self.pods[uid])
-            for uid in list(self.pods)
-            if uid in self._active()
-        }
+        results = {pod.uid: await self.admit(pod) for pod in self._book.active_pods()}
         self._manager.sources_ready = True
         return results
 
@@ -252,7 +250,7 @@ class EmbeddedKubelet:
         below /run, are empty. Plugins are the caller's to end and start.
         """
         await self.stop()
-        self._running.clear()
+        self._book.running.clear()
         for directory in volatile:
             for path in directory.iterdir() if directory.is_dir() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -330,8 +328,7 @@ class EmbeddedKubelet:
 
     async def admit(self, pod: Pod) -> Admitted | Failed:
         """Allocate for every container in order, then look whether the pod fits (2.6)."""
-        self.pods[pod.uid] = pod
-        self._statuses[pod.uid] = PodStatus("Pending")
+        self._book.enter(pod)
         try:
             await self._allocator.admit(pod)
         except AllocationError as error:
@@ -347,13 +344,10 @@ class EmbeddedKubelet:
             raise
         for reason, message in self._node_check(pod):
             return self._fail(pod, reason, message)
-        if any(owner == pod.uid for owner, _ in self._running):
-            self._statuses[pod.uid] = PodStatus("Running")
         return Admitted(pod)
 
     def _fail(self, pod: Pod, reason: str, message: str) -> Failed:
-        self._statuses[pod.uid] = PodStatus("Failed", reason, message)
-        self._leave(pod.uid)
+        self._book.fail(pod, reason, message)
         return Failed(pod, reason, message)
 
     def _node_check(self, pod: Pod) -> Iterator[tuple[str, str]]:
@@ -368,7 +362,7 @@ class EmbeddedKubelet:
         if any(uid == pod.uid for uid, _, _ in self.records):
             for resource, ids in self._manager.ledger.in_use.items():
                 allocatable[resource] = max(allocatable.get(resource, 0), len(ids))
-        others = [other for other in self.active_pods() if other.uid != pod.uid]
+        others = [other for other in self._book.active_pods() if other.uid != pod.uid]
         yield from misfit(pod, others, allocatable)
 
     async def start_container(self, uid: str, name: str) -> ContainerConfig:
@@ -378,17 +372,12 @@ class EmbeddedKubelet:
         pod = self.pods[uid]
         container = pod.container(name)
         config = await self._allocator.start(pod, container)
-        ordered = pod.ordered()
-        for earlier in ordered[: ordered.index(container)]:
-            if earlier.init and not earlier.restartable:
-                self._running.discard((uid, earlier.name))
-        self._running.add((uid, name))
-        self._statuses[uid] = PodStatus("Running")
+        self._book.start(pod, container)
         return config
 
     async def restart_container(self, uid: str, name: str) -> ContainerConfig:
         """The container ends and is started again in the same pod (2.9). Raises `StartError`."""
-        self._running.discard((uid, name))
+        self._book.running.discard((uid, name))
         return await self.start_container(uid, name)
 
     async def start_pod(self, uid: str) -> dict[str, ContainerConfig]:
@@ -400,20 +389,15 @@ class EmbeddedKubelet:
 
     def finish_pod(self, uid: str) -> None:
         """The pod ended well; its devices come free at the next look (2.10)."""
-        self._statuses[uid] = PodStatus("Succeeded")
-        self._leave(uid)
+        self._book.finish(uid)
 
     def delete_pod(self, uid: str) -> None:
         """The pod is gone from the API; its devices come free at the next look."""
-        del self.pods[uid], self._statuses[uid]
-        self._leave(uid)
-
-    def _leave(self, uid: str) -> None:
-        self._running = {item for item in self._running if item[0] != uid}
+        self._book.delete(uid)
 
     def pod_status(self, uid: str) -> PodStatus:
         """What the API shows. Raises `KeyError`."""
-        status = self._statuses[uid]
+        status = self._book.status(uid)
         if not self._environment.behaviour.resource_health:
             return status
         health = {
@@ -431,14 +415,6 @@ class EmbeddedKubelet:
         device = self._manager.table.listed.get(resource, {}).get(identity)
         return "Healthy" if device is None or device.health == "Healthy" else "Unhealthy"
 
-    def _active(self) -> set[str]:
-        return {uid for uid, status in self._statuses.items() if status.phase not in _ENDED}
-
-    def active_pods(self) -> list[Pod]:
-        """Pods that hold what they hold."""
-        active = self._active()
-        return [pod for uid, pod in self.pods.items() if uid in active]
-
     def held(self, uid: str, container: str) -> dict[str, tuple[str, ...]]:
         """The ids of a container by resource."""
         records = self.container_records(uid, container)
@@ -450,15 +426,12 @@ class EmbeddedKubelet:
         """Frees what ended pods held, and names the pods that List shows."""
         self._manager.collect()
         if self._environment.behaviour.lists_active_only:
-            return self.active_pods()
+            return self._book.active_pods()
         return list(self.pods.values())
 
     def pod_by_name(self, namespace: str, name: str) -> Pod | None:
         """Any pod of that name, the newest first."""
-        for pod in reversed(self.pods.values()):
-            if (pod.namespace, pod.name) == (namespace, name):
-                return pod
-        return None
+        return self._book.named(namespace, name)
 
     def container_records(self, uid: str, container: str) -> dict[str, Record]:
         """What a container holds, by resource."""
@@ -500,31 +473,13 @@ class EmbeddedKubelet:
     ) -> None:
         """Cancel the stream, open another, `change` a device, and look for one update (rule 13).
 
-        The second stream must begin with the list as it was; of the change one list must come, and
-        nothing more while it is `quiet`. Raises `KeyError` when no plugin is connected.
+        Raises `KeyError` when no plugin is connected.
         """
-        registry, before = self._manager.registry, self.devices(resource)
-        await registry.swap_stream(resource)
-        if not await self._received(resource, 1, timeout):
-            self._find("the second stream got no list")
-            return
-        if self.devices(resource) != before:
-            self._find("the second stream began with another list")
-        await change()
-        if not await self._received(resource, 2, timeout):
-            self._find("the change of a device was lost")
-            return
-        await asyncio.sleep(quiet)
-        if (lists := registry.received[resource] - 1) > 1:
-            self._find(f"one change of a device brought {lists} lists")
-
-    async def _received(self, resource: str, count: int, timeout: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await self.wait_for(lambda: self._manager.registry.received[resource] >= count, timeout)
-        return self._manager.registry.received[resource] >= count
-
-    def _find(self, text: str) -> None:
-        self._environment.find([Finding(13, text)])
+        self._environment.find(
+            await probe_stream(
+                self._manager, resource, change, self.wait_for, timeout=timeout, quiet=quiet
+            )
+        )
 
 
 @contextlib.asynccontextmanager
