@@ -144,12 +144,7 @@ class Api:
         response = self._request(
             method, path, body, content_type, query, (CONNECT_SECONDS, READ_SECONDS)
         )
-        try:
-            data = response.response.read(MAX_BODY_BYTES, decode_content=True)
-        except Exception as error:
-            raise _unanswered(method, path, error) from None
-        finally:
-            response.response.release_conn()
+        data = _read(method, path, response.response)
         if not 200 <= response.status <= 299:
             raise _refused(method, path, response, data)
         return _object(method, path, data)
@@ -161,9 +156,8 @@ class Api:
         """
         response = self._request("GET", path, None, "", query, (CONNECT_SECONDS, silence))
         if response.status != 200:
-            data = response.response.read(MAX_BODY_BYTES, decode_content=True)
-            response.response.release_conn()
-            raise _refused("GET", path, response, data)
+            data = _read("WATCH", path, response.response)
+            raise _refused("WATCH", path, response, data)
         return Stream(path, response.response)
 
     def _request(
@@ -230,6 +224,17 @@ class Stream:
             self._response.shutdown()
         except Exception:
             self._response.close()
+
+
+def _read(method: str, path: Path, response: Any) -> bytes:
+    """The whole of a bounded answer. Raises `ApiError` when the connection breaks in it."""
+    try:
+        data: bytes = response.read(MAX_BODY_BYTES, decode_content=True)
+    except Exception as error:
+        raise _unanswered(method, path, error) from None
+    finally:
+        response.release_conn()
+    return data
 
 
 def _object(method: str, path: Path, data: bytes) -> dict[str, Any]:

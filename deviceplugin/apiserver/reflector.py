@@ -7,6 +7,7 @@ stay while the server is away, so whoever reads them is never left without an an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import threading
@@ -72,24 +73,32 @@ class Reflector(Generic[T]):
         self._log = structlog.get_logger().bind(watch=str(path))
 
     async def run(self) -> None:
-        """Follow the collection until cancelled."""
+        """Follow the collection until cancelled. Raises what ends the following, so that whoever
+        supervises this starts it again.
+        """
         loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
+        ended: asyncio.Future[None] = loop.create_future()
+        # One event a run: a thread that is late to stop must not be taken for the next one.
+        stopping = self._stopping = threading.Event()
+
+        def end(error: Exception | None) -> None:
+            if not ended.done():
+                ended.set_exception(error or RuntimeError(f"the watch of {self._path} ended"))
 
         def follow() -> None:
+            error: Exception | None = None
             try:
-                self._follow(loop)
-            finally:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(ended.set)
+                self._follow(loop, stopping)
+            except Exception as unforeseen:
+                error = unforeseen
+            self._call(loop, end, error)
 
         # A thread of its own: it waits for hours, which a thread of the shared pool must not.
-        self._stopping.clear()
         threading.Thread(target=follow, name=f"watch {self._path}", daemon=True).start()
         try:
-            await ended.wait()
+            await ended
         finally:
-            self._stopping.set()
+            stopping.set()
             if self._stream is not None:
                 self._stream.close()
 
@@ -113,14 +122,14 @@ class Reflector(Generic[T]):
         before = self.changes
         await self.wait_for(lambda: self.changes != before, seconds)
 
-    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _follow(self, loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
         delay, version = BACKOFF_FIRST, ""
-        while not self._stopping.is_set():
+        while not stopping.is_set():
             try:
                 if not version:
                     version = self._list(loop)
                     delay = BACKOFF_FIRST
-                version = self._watch(loop, version)
+                version = self._watch(loop, version, stopping)
                 delay = BACKOFF_FIRST
             except ExpiredError:
                 version = ""
@@ -128,11 +137,11 @@ class Reflector(Generic[T]):
                 if error.status == 410:
                     version = ""
                     continue
-                if self._stopping.is_set():
+                if stopping.is_set():
                     return
                 wait = max(delay, min(error.retry_after or 0.0, BACKOFF_MOST))
                 self._call(loop, self._lost, str(error))
-                self._stopping.wait(wait * random.uniform(0.8, 1.2))  # noqa: S311
+                stopping.wait(wait * random.uniform(0.8, 1.2))  # noqa: S311
                 delay = min(delay * 2, BACKOFF_MOST)
 
     def _list(self, loop: asyncio.AbstractEventLoop) -> str:
@@ -151,7 +160,9 @@ class Reflector(Generic[T]):
         self._call(loop, self._replace, found)
         return str(metadata.get("resourceVersion", ""))
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, version: str) -> str:
+    def _watch(
+        self, loop: asyncio.AbstractEventLoop, version: str, stopping: threading.Event
+    ) -> str:
         """Follow the changes after `version` until the server ends the watch; answers the last
         version seen. Raises `ApiError` and `ExpiredError`.
         """
@@ -168,7 +179,7 @@ class Reflector(Generic[T]):
         last = version
         try:
             for line in self._stream:
-                if self._stopping.is_set():
+                if stopping.is_set():
                     return last
                 last = self._take(loop, line) or last
         except ApiError:
@@ -207,7 +218,7 @@ class Reflector(Generic[T]):
     def _call(
         self, loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any
     ) -> None:
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop was closed under a thread that was late
             loop.call_soon_threadsafe(function, *args)
 
     # --- on the loop ---

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from deviceplugin.agent import Agent
@@ -208,6 +208,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SETTINGS = settings(
     max_examples=12,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a story is too long to shrink
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
