@@ -217,15 +217,22 @@ def install(
             place = read(root, target, machine)
             steps, kept = _planned(place, source, witnesses or Witnesses.below(root), clock())
             for step in steps:
-                _carry_out(step, root, descriptor)
+                try:
+                    _carry_out(step, root, descriptor)
+                except OSError as error:
+                    raise InstallError(_refused(f"{target}: {step}", error)) from None
         return Outcome(source.name, steps, kept, judge(read(root, target, machine), manifest))
     except PlaceError as error:
         raise InstallError(str(error)) from None
     except OSError as error:
-        raise InstallError(
-            f"{target}: the system refuses it: {error.strerror}; see to its rights and its space, "
-            "then run this again: nothing is half done"
-        ) from None
+        raise InstallError(_refused(target, error)) from None
+
+
+def _refused(what: str, error: OSError) -> str:
+    return (
+        f"{what}: the system refuses it: {error.strerror}; see that it can be written to (rights, "
+        "space, read-only mounts), then run this again: nothing is half done"
+    )
 
 
 def _planned(

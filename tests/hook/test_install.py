@@ -281,6 +281,20 @@ def test_wherever_it_is_cut_off_containers_get_a_whole_library(host) -> None:
     assert not [name for name in host.files() if name.startswith(".hook-")]
 
 
+def test_a_refusal_names_the_step_that_was_refused(host, monkeypatch) -> None:
+    host.offer("v2.8.0")
+    (host.root / "tmp/vgpulock").mkdir(mode=0o755)
+    host.directory.mkdir()
+    (host.directory / "containers").mkdir()
+
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(installer.os, "fchmod", read_only)
+    with pytest.raises(InstallError, match="directory /tmp/vgpulock, mode 777: the system refuses"):
+        host.install()
+
+
 # --- what goes, and what stays ---
 
 
