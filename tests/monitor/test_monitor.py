@@ -364,7 +364,8 @@ def test_a_thousand_containers_are_scraped_without_a_descriptor_left(
     assert len(used) == 1000
     assert sum(found[key] for key in used) == sum(range(1000))
     assert watched.feedback_once() == 1000  # all count down; all share a GPU and stay limited
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    # What tests before this one left to the garbage collector may go meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 def test_scrapes_beside_each_other_and_beside_the_loop_do_not_disturb(
