@@ -227,10 +227,15 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class HostDirectory:
-    """A directory on the host that must exist before the container starts; `mode` as in chmod."""
+    """A directory on the host that must exist before the container starts; `mode` as in chmod.
+
+    One that is `private` belongs to one allocation: what an earlier holder of the same ids left in
+    it is removed.
+    """
 
     path: str
     mode: int = 0o755
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ vendor what that needs, renders it and prepares the node.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,6 +147,7 @@ class ResourceAllocator:
         try:
             granted = await self._partitioned(granted)
             injection = self.injection(granted)
+            await self._empty(ask, injection.host_directories)
             await self._prepare(injection, ask.allocation_id)
             await self._mode.commit(ask, granted)
         except RefusalError as refusal:
@@ -343,6 +345,22 @@ class ResourceAllocator:
             Blame.NODE,
         )
 
+    async def _empty(self, ask: Ask, directories: Sequence[HostDirectory]) -> None:
+        """Nobody inherits what an earlier holder of the same ids left. Raises `RefusalError`."""
+        root = self._around.host_root
+        private = [root / one.path.lstrip("/") for one in directories if one.private]
+        try:
+            left = await asyncio.to_thread(lambda: [path for path in private if _holds(path)])
+            if left and await self._mode.is_new(ask):
+                for path in left:
+                    await asyncio.to_thread(_clear, path)
+        except OSError as error:
+            raise RefusalError(
+                f"{self._resource.name}: what an earlier container left cannot be removed: {error}",
+                "node-not-prepared",
+                Blame.NODE,
+            ) from None
+
     async def _prepare(self, injection: Injection, allocation: str) -> None:
         """Directories and the specification are there before anybody is told to use them."""
         if injection.spec is None and not injection.host_directories:
@@ -361,6 +379,20 @@ class ResourceAllocator:
             make_directory(self._around.host_root, directory)
         if injection.spec is not None:
             self._around.store.put(self._vendor, allocation, injection.spec)
+
+
+def _holds(path: Path) -> bool:
+    """Whether a directory, and no link to one, holds anything."""
+    return path.is_dir() and not path.is_symlink() and any(path.iterdir())
+
+
+def _clear(path: Path) -> None:
+    """Remove what is in a directory; links in it are removed and never followed."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def make_directory(root: Path, wanted: HostDirectory) -> None:

@@ -74,6 +74,11 @@ class Mode(Protocol):
     async def started(self, ask: Ask, granted: Granted) -> None:
         """The node is ready for the start."""
 
+    async def is_new(self, ask: Ask) -> bool:
+        """Whether nobody holds these ids yet, as far as can be told, so that what an earlier holder
+        left behind is nobody's.
+        """
+
     async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Take over what kubelet says in `holdings` was handed out before us; whether something
         was learned.

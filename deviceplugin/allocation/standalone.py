@@ -55,6 +55,14 @@ class Standalone:
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Nothing to record."""
 
+    async def is_new(self, ask: Ask) -> bool:
+        """Whether kubelet lists no holder of these ids."""
+        try:
+            found = holder(await self.pod_resources.holdings(), ask.plan.resource, ask.ids)
+        except PodResourcesError:
+            return False
+        return not found
+
     async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Nothing is recorded, so nothing can be missing."""
         return False

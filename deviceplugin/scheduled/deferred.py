@@ -64,6 +64,10 @@ class Deferred:
         if pod is not None:
             self._node.pod_served(pod)
 
+    async def is_new(self, ask: Ask) -> bool:
+        """A pod's directories bear its uid: nobody had them before."""
+        return False
+
     async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Whether a grant was found that nobody here knew of: one of a container that has run. One
         that has not is decided on when it starts.

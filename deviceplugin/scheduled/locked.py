@@ -154,6 +154,10 @@ class Locked:
         if record is not None and record.init:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
 
+    async def is_new(self, ask: Ask) -> bool:
+        """A pod's directories bear its uid: nobody had them before."""
+        return False
+
     async def adopt(self, ask: Ask, holdings: Sequence[Holding]) -> bool:
         """Whether a grant was found that nobody here knew of."""
 

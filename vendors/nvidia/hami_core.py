@@ -43,9 +43,12 @@ def files(settings: NvidiaSettings) -> dict[str, str]:
     folder = _seen(settings)
     try:
         names = [path.name for path in folder.iterdir()]
+        link = folder / LIBRARY
+        chosen = Path(link.readlink()).name if link.is_symlink() else ""
     except OSError:
         return {}
-    found = {LIBVGPU: newest(names)}
+    # The link is the installer's word, also after a step back to an older version.
+    found = {LIBVGPU: chosen if chosen in names else newest(names)}
     if "license" in names:
         found[LICENSE] = "present"
     return found
@@ -113,7 +116,10 @@ def edits(grants: Sequence[Grant], owner: Owner, settings: NvidiaSettings) -> Co
             **_tuning(grants, settings),
         },
         mounts=tuple(mounts),
-        host_directories=(HostDirectory(cache, 0o777), HostDirectory(LOCK_DIRECTORY, 0o777)),
+        host_directories=(
+            HostDirectory(cache, 0o777, private=True),
+            HostDirectory(LOCK_DIRECTORY, 0o777),
+        ),
     )
 
 

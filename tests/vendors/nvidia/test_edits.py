@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from deviceplugin.vendor import (
 )
 from deviceplugin.vendors.nvidia import hami_core
 from deviceplugin.vendors.nvidia.node import NvidiaNode
+from deviceplugin.vendors.nvidia.settings import NvidiaSettings
 
 OWNER = Owner("nvidia.com/gpu", "a1b2")
 POD = replace(OWNER, pod_uid="7c2f", pod_namespace="ns", pod_name="p", container="main")
@@ -97,7 +99,7 @@ def test_shares_are_limited_as_hami_does(
         ("/etc/ld.so.preload", "/usr/local/vgpu/ld.so.preload", True),
     ]
     assert edits.host_directories == (
-        HostDirectory("/usr/local/vgpu/containers/7c2f_main", 0o777),
+        HostDirectory("/usr/local/vgpu/containers/7c2f_main", 0o777, private=True),
         HostDirectory("/tmp/vgpulock", 0o777),
     )
 
@@ -219,6 +221,24 @@ def test_without_the_library_a_share_is_refused(
 )
 def test_the_newest_library_is_chosen(names: list[str], chosen: str) -> None:
     assert hami_core.newest(names) == chosen
+
+
+def test_the_installers_link_says_which_library_and_a_dangling_one_says_nothing(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "usr/local/vgpu"
+    folder.mkdir(parents=True)
+    for version in ("v2.8.0", "v2.10.0"):
+        (folder / f"libvgpu.so.{version}").write_text("")
+    link = folder / "libvgpu.so"
+    settings = NvidiaSettings(host_root=str(tmp_path))
+    for target, chosen in (
+        ("libvgpu.so.v2.8.0", "libvgpu.so.v2.8.0"),
+        ("libvgpu.so.gone", "libvgpu.so.v2.10.0"),
+    ):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert hami_core.files(settings)["libvgpu.file"] == chosen
 
 
 def test_discovery_tells_which_library_the_node_has(
