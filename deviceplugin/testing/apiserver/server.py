@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import socket
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from deviceplugin.testing.apiserver import patching
+from deviceplugin.testing.apiserver.admission import Change, admitted
 from deviceplugin.testing.apiserver.faults import Faults
 from deviceplugin.testing.apiserver.resources import RESOURCES, Resource
 from deviceplugin.testing.apiserver.selectors import Test, by_fields, by_labels
@@ -241,11 +243,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "create" if target.subresource == "binding":
                 return 201, self._bind(target, body)
             case "create" if not name and (namespace or not resource.namespaced):
-                return 201, store.create(resource, namespace, _object(body))
+                return 201, self._create(target, query, _object(body))
             case "update":
-                return 200, store.change(
-                    resource, namespace, name, lambda _: _object(body), target.subresource
-                )
+                return 200, self._change(target, lambda _: _object(body))
             case "patch":
                 return 200, self._patch(target, body)
             case "delete" if name:
@@ -336,10 +336,35 @@ class _Handler(BaseHTTPRequestHandler):
                 ) from None
             return new
 
+        return self._change(target, edit)
+
+    def _create(self, target: _Target, query: Mapping[str, str], body: Object) -> Object:
+        body.setdefault("metadata", {})
+        if target.namespace:
+            body["metadata"].setdefault("namespace", target.namespace)
+        dry_run = query.get("dryRun") == "All"
+        change = Change(target.resource, "CREATE", body, None, self._user(), dry_run)
+        new = admitted(change, self.server.owner.objects)
         store = self.server.owner.store
-        return store.change(
-            target.resource, target.namespace, target.name, edit, target.subresource
-        )
+        return new if dry_run else store.create(target.resource, target.namespace, new)
+
+    def _change(self, target: _Target, edit: Callable[[Object], Object]) -> Object:
+        """Webhooks see what a request makes of the object; its subresources are not theirs here."""
+        owner, resource = self.server.owner, target.resource
+
+        def seen(old: Object) -> Object:
+            before = copy.deepcopy(old)
+            new = edit(old)
+            if target.subresource:
+                return new
+            change = Change(resource, "UPDATE", new, before, self._user())
+            return admitted(change, owner.objects)
+
+        return owner.store.change(resource, target.namespace, target.name, seen, target.subresource)
+
+    def _user(self) -> str:
+        """Whose token it is: the token itself is the name."""
+        return self.headers.get("Authorization", "").removeprefix("Bearer ") or "system:anonymous"
 
     # --- watches ---
 
