@@ -110,7 +110,7 @@ def test_a_version_that_was_compacted_is_gone(server: ApiServer, client: Any) ->
 def test_annotations_are_texts_and_bounded(server: ApiServer, client: Any) -> None:
     core = kubernetes.client.CoreV1Api(client)
     core.create_namespaced_pod("default", pod("a"))
-    for given, status in (({"x": 1}, 400), ({"x": "y" * 300_000}, 422), ({"a b": ""}, 422)):
+    for given, status in (({"x": 1}, 422), ({"x": "y" * 300_000}, 422), ({"a b": ""}, 422)):
         with pytest.raises(kubernetes.client.ApiException) as refused:
             core.patch_namespaced_pod("a", "default", {"metadata": {"annotations": given}})
         assert refused.value.status == status

@@ -55,7 +55,7 @@ def test_examples_of_the_standard() -> None:
         {"op": "add"},
         [{"op": "test", "path": "/a", "value": 2}],
         [{"op": "remove", "path": "/none"}],
-        [{"op": "replace", "path": "/none", "value": 1}],
+        [{"op": "replace", "path": "/none/deep", "value": 1}],
         [{"op": "add", "path": "/none/deep", "value": 1}],
         [{"op": "shout", "path": "/a"}],
         [{"op": "add", "path": "a"}],

@@ -144,7 +144,8 @@ def _operate_list(
 def _operate_object(
     parent: dict[str, Any], part: str, op: Any, operation: Mapping[str, Any], path: str
 ) -> None:
-    if op in ("remove", "replace") and part not in parent:
+    # Kubernetes' library adds what `replace` does not find in an object, unlike RFC 6902.
+    if op == "remove" and part not in parent:
         raise PatchError(f"{path}: missing value")
     if op == "remove":
         del parent[part]

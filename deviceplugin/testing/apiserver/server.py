@@ -20,8 +20,14 @@ from deviceplugin.testing.apiserver.admission import Change, admitted
 from deviceplugin.testing.apiserver.faults import Faults
 from deviceplugin.testing.apiserver.resources import RESOURCES, Resource
 from deviceplugin.testing.apiserver.selectors import Test, by_fields, by_labels
-from deviceplugin.testing.apiserver.status import StatusError, bad_request, conflict, invalid
-from deviceplugin.testing.apiserver.store import Event, Object, Store, resource_of
+from deviceplugin.testing.apiserver.status import StatusError, bad_request, conflict
+from deviceplugin.testing.apiserver.store import (
+    Event,
+    Object,
+    Store,
+    check_texts,
+    resource_of,
+)
 
 BOOKMARK_SECONDS = 1.0
 """A real server sends one a minute; tests want to see them."""
@@ -255,13 +261,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _delete(self, target: _Target, query: Mapping[str, str], body: Any) -> Object:
         options = body if isinstance(body, dict) else {}
         grace = query.get("gracePeriodSeconds", options.get("gracePeriodSeconds"))
-        return self.server.owner.store.delete(
+        gone = self.server.owner.store.delete(
             target.resource,
             target.namespace,
             target.name,
             options.get("preconditions"),
             None if grace is None else int(grace),
         )
+        if target.resource.kind == "Pod" or gone["metadata"].get("deletionTimestamp"):
+            return gone
+        details = {"name": target.name, "kind": target.resource.plural}
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}
 
     def _list(self, target: _Target, query: Mapping[str, str]) -> Object:
         resource = target.resource
@@ -281,9 +291,12 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _bind(self, target: _Target, body: Any) -> Object:
-        node = _object(body).get("target", {}).get("name")
+        stated = (_object(body).get("metadata") or {}).get("name")
+        if stated != target.name:
+            raise bad_request("name in URL does not match name in Binding object")
+        node = (body.get("target") or {}).get("name")
         if not node:
-            raise invalid("pods", target.name, "target.name: Required value")
+            raise StatusError(500, "", "target.name: Required value")  # a real one says no more
 
         def edit(pod: Object) -> Object:
             if pod["metadata"].get("deletionTimestamp"):
@@ -328,7 +341,8 @@ class _Handler(BaseHTTPRequestHandler):
         def edit(old: Object) -> Object:
             try:
                 new: Object = patches[kind](old, body)
-            except patching.PatchError as error:
+                check_texts(new)
+            except (patching.PatchError, TypeError) as error:
                 raise StatusError(
                     422,
                     "Invalid",
@@ -373,7 +387,7 @@ class _Handler(BaseHTTPRequestHandler):
         test = _test(resource, query)
         text = query.get("resourceVersion", "")
         if text and not text.isdigit():
-            raise bad_request(f"invalid resource version {text!r}")
+            raise StatusError(500, "", f"strconv.ParseUint: parsing {text!r}: invalid syntax")
         store = owner.store
         with store.changed:
             first: list[tuple[str, Object]] = []
@@ -440,6 +454,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.rfile.read(length)
         if not data:
             return None
+        kind = self.headers.get("Content-Type", "").partition(";")[0]
+        if kind not in (patching.MERGE, patching.JSON, patching.STRATEGIC, "application/json", ""):
+            raise StatusError(
+                415, "UnsupportedMediaType", f"the body was in an unknown format: {kind}"
+            )
         try:
             return json.loads(data)
         except ValueError as error:

@@ -269,6 +269,17 @@ def validate(resource: Resource, item: Object) -> None:
         )
 
 
+def check_texts(item: Object) -> None:
+    """Raises `TypeError` for annotations and labels that are no texts: a patch that makes them is
+    refused before the object is looked at.
+    """
+    metadata = item.get("metadata") or {}
+    for field in ("annotations", "labels"):
+        for key, value in (metadata.get(field) or {}).items():
+            if not isinstance(value, str):
+                raise TypeError(f"cannot unmarshal into metadata.{field}.{key}: string")
+
+
 def resource_of(plural: str) -> Resource:
     """The resource of that plural name. Raises `KeyError`."""
     return next(_named(plural))
