@@ -29,6 +29,9 @@ from deviceplugin.scheduled.writer import Writer
 
 LEDGER_FILE = "grants.json"
 
+TIDY_SECONDS = 60.0
+"""Between two looks for grants of pods that are gone."""
+
 
 class ScheduledNode:
     """One node under a scheduler. Lives as long as the agent, whatever its configuration."""
@@ -69,6 +72,7 @@ class ScheduledNode:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._node.run())
             tasks.create_task(self.pods.run())
+            tasks.create_task(self._keep_tidy())
 
     @property
     def node(self) -> Node | None:
@@ -231,6 +235,13 @@ class ScheduledNode:
         if any(self._remaining(pod, keys) for word, keys in VENDORS.items() if word not in ours):
             return
         self.release(pod)
+
+    async def _keep_tidy(self) -> None:
+        """Pods that went while nobody watched make no event: look without one, too."""
+        while True:
+            if await self.pods.wait_for(lambda: self.pods.synced, TIDY_SECONDS):
+                await self._forget_gone()
+                await asyncio.sleep(TIDY_SECONDS)
 
     async def _forget_gone(self) -> bool:
         """Grants of pods that are gone or over leave the ledger."""

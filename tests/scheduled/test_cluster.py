@@ -414,3 +414,19 @@ async def test_cleanup_leaves_nothing(cluster: Cluster) -> None:
     assert cluster.node_annotations() == {}
     assert not list(cdi_dir.iterdir())
     assert not list(run_dir.iterdir())
+
+
+async def test_grants_of_pods_that_went_while_no_agent_ran_are_forgotten(cluster: Cluster) -> None:
+    first = cluster.start_agent(SMALL, **LOCKED)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
+    assert (await cluster.run("default", "p")).failure == ""
+    await cluster.stop_agent(first)
+    cluster.delete("default", "p")
+    second = cluster.start_agent(SMALL, **LOCKED)
+    async with asyncio.timeout(10):
+        while second.scheduled is None or not second.scheduled.pods.synced:
+            await asyncio.sleep(0.02)
+        while list(second.scheduled.ledger):
+            await asyncio.sleep(0.02)
