@@ -159,7 +159,7 @@ def gather(scene: Scene) -> RuntimeFacts:
     host = scene.host
     kind, version = _by_node(scene)
     kind = kind or _by_kubelet(host) or _by_files(host)
-    config = _READERS[kind](host) if kind else Config("")
+    config = _READERS[kind](host, version) if kind else Config("")
     by_list = {"envvar", "volume-mounts"} & set(scene.strategies)
     handlers = {driver.handler for driver in scene.drivers} - {""}
     missing = tuple(
@@ -300,15 +300,15 @@ def _by_files(host: HostFiles) -> str:
 # --- what it is told ---
 
 
-def _containerd(host: HostFiles) -> Config:
+def _containerd(host: HostFiles, version: tuple[int, int] | None) -> Config:
     path = next((path for path in _CONTAINERD if host.exists(path)), "")
     if not path:
         return Config("", default="runc")
     try:
-        document = _toml(host, path)
+        document: Mapping[str, Any] = _toml(host, path)
         for pattern in _texts(document.get("imports")) or ():
             for imported in _matching(host, path, pattern):
-                document = _merged(document, _toml(host, imported))
+                document = _imported(document, _toml(host, imported), version)
     except ValueError as error:
         return Config(path, error=str(error))
     plugins = _mapping(document, "plugins")
@@ -324,11 +324,30 @@ def _containerd(host: HostFiles) -> Config:
         default=str(containerd.get("default_runtime_name") or "runc"),
         cdi=_truth(section.get("enable_cdi")),
         cdi_dirs=_texts(section.get("cdi_spec_dirs")),
-        generation=version if isinstance(version := document.get("version"), int) else 1,
+        generation=_generation(document),
     )
 
 
-def _crio(host: HostFiles) -> Config:
+def _imported(
+    below: Mapping[str, Any], above: Mapping[str, Any], version: tuple[int, int] | None
+) -> Mapping[str, Any]:
+    """Containerd up to 1.7 takes each plugin's section whole from the last file that has one, so
+    that a drop-in with one setting undoes all others; 2.0 and newer merge (containerd pull request
+    9982).
+    """
+    merged = _merged(below, above)
+    if version >= (2, 0) if version else _generation(below) >= 3:
+        return merged
+    plugins = {**_mapping(below, "plugins"), **_mapping(above, "plugins")}
+    return {**merged, "plugins": plugins}
+
+
+def _generation(document: Mapping[str, Any]) -> int:
+    version = document.get("version")
+    return version if isinstance(version, int) else 1
+
+
+def _crio(host: HostFiles, _: tuple[int, int] | None) -> Config:
     main, drop_ins = _CRIO
     document: Mapping[str, Any] = {}
     paths = [main] * host.exists(main)
@@ -351,7 +370,7 @@ def _crio(host: HostFiles) -> Config:
     )
 
 
-def _docker(host: HostFiles) -> Config:
+def _docker(host: HostFiles, _: tuple[int, int] | None) -> Config:
     text = host.read(_DOCKER)
     if text is None:
         return Config("", default="runc")
@@ -373,7 +392,7 @@ def _docker(host: HostFiles) -> Config:
     )
 
 
-_READERS: Mapping[str, Callable[[HostFiles], Config]] = {
+_READERS: Mapping[str, Callable[[HostFiles, tuple[int, int] | None], Config]] = {
     "containerd": _containerd,
     "cri-o": _crio,
     "docker": _docker,

@@ -45,15 +45,28 @@ def test_every_format_of_containerd_says_the_same(world: Any, text: str, generat
     assert world.found("runtime") == set()
 
 
-def test_an_imported_file_wins_key_by_key(world: Any) -> None:
-    world.write(TOML, V2.replace("version = 2", 'version = 2\nimports = ["conf.d/*.toml"]'))
+@pytest.mark.parametrize(
+    ("version", "text", "default"),
+    [
+        ("containerd://2.1.4", V2, "nvidia"),
+        ("containerd://1.7.13", V2, "runc"),
+        ("", V2, "runc"),
+        ("", V3, "nvidia"),
+    ],
+)
+def test_an_imported_file_wins_key_by_key_from_containerd_2_on_and_whole_before(
+    world: Any, version: str, text: str, default: str
+) -> None:
+    runs(world, version)
+    imports = 'imports = ["conf.d/*.toml"]\nversion = '
+    section = "io.containerd.cri.v1.runtime" if text == V3 else "io.containerd.grpc.v1.cri"
+    world.write(TOML, text.replace("version = ", imports))
     world.write(
-        "/etc/containerd/conf.d/50-ours.toml",
-        'version = 2\n[plugins."io.containerd.grpc.v1.cri"]\nenable_cdi = false\n',
+        "/etc/containerd/conf.d/50-ours.toml", f'[plugins."{section}"]\nenable_cdi = false\n'
     )
     world.write("/etc/containerd/conf.d/notes.txt", "not [ toml")
     config = facts(world).config
-    assert (config.cdi, config.default) == (False, "nvidia")
+    assert (config.cdi, config.default) == (False, default)
 
 
 def test_a_broken_imported_file_is_named(world: Any) -> None:
