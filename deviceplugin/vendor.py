@@ -210,8 +210,8 @@ class Owner:
     pod and container are empty where kubelet has not said who asks.
 
     `scheduled` says that a scheduler decided on the grant; then `environment` are the variables
-    with a literal value in the container's own specification and `pod_annotations` the pod's
-    annotations, all written by strangers.
+    that the container's own specification lists, empty where the value comes from elsewhere, and
+    `pod_annotations` the pod's annotations, all written by strangers.
     """
 
     resource: str

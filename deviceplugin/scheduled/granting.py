@@ -79,7 +79,8 @@ def granted(node: ScheduledNode, ask: Ask, record: Record, asker: Asker) -> Gran
             pod_name=record.pod,
             container=record.container,
             scheduled=True,
-            environment=asker.container.env,
+            # A name counts also where the value comes from elsewhere: it may undo a limit.
+            environment={**dict.fromkeys(asker.container.derived_env, ""), **asker.container.env},
             pod_annotations=asker.pod.annotations,
         ),
         grants,

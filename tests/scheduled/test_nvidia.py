@@ -1,31 +1,66 @@
-"""NVIDIA's backend under a scheduler: what HAMi's own plugin would hand over, to the letter
-(hami-nvidia-node.md 2.3, 3.4, 3.5, 3.8).
+"""NVIDIA's backend under a scheduler, from the scheduler's annotation to what the process sees: what
+HAMi's own plugin would hand over, to the letter (hami-nvidia-node.md 2.3, 3.4, 3.5, 3.8, 4.2).
+
+Everything is real but the driver's library, libvgpu, kubelet and the API server.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deviceplugin.api.hami.keys import BIND_PHASE, VENDORS
-from deviceplugin.testing.cluster import Cluster, devices, manifest
+from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
+from deviceplugin.testing.cluster import NODE, Cluster, Outcome, manifest
+from deviceplugin.testing.cluster import devices as granting
 from deviceplugin.testing.kubelet import ContainerConfig
 from deviceplugin.testing.scheduling import Habit
 
 KEYS = VENDORS["NVIDIA"]
 RESOURCE = "nvidia.com/gpu"
 SOURCE = Path(__file__).parents[1] / "fakelibs" / "nvml" / "nvml.c"
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+VERSION = "550.54.15"
+DRIVERS_ENV = {"NVIDIA_CTK_LIBCUDA_DIR": f"/{LIBRARIES}", "NVIDIA_VISIBLE_DEVICES": "void"}
+MIB = 1 << 20
+SECTION: dict[str, Any] = {"deviceSplitCount": 10, "libCudaLogLevel": "1"}
+
 LOCKED = {"allocation": "scheduled-locked", "device_list_strategy": ("envvar",)}
+LOCKED_CDI = {"allocation": "scheduled-locked", "device_list_strategy": ("cdi-cri",)}
 DEFERRED = {"allocation": "scheduled-deferred", "device_list_strategy": ("cdi-cri",)}
-CACHE = r"/usr/local/vgpu/[0-9a-f-]{36}\.cache"
+ANNOTATED = {"allocation": "scheduled-deferred", "device_list_strategy": ("cdi-annotations",)}
+NAMES = {"envvar": LOCKED, "cdi-cri": DEFERRED, "cdi-annotations": ANNOTATED}
+MODES = pytest.mark.parametrize("mode", NAMES.values(), ids=NAMES)
+CDI_MODES = pytest.mark.parametrize(
+    "mode", [LOCKED_CDI, DEFERRED, ANNOTATED], ids=["locked", "deferred", "deferred-annotations"]
+)
+BY_CRI = pytest.mark.parametrize("mode", [LOCKED, DEFERRED], ids=["locked", "deferred"])
+
+
+def record(kind: str, **fields: object) -> str:
+    return "|".join([kind, *(f"{key}={value}" for key, value in fields.items())]) + "\n"
+
+
+def card(letter: str, name: str, minor: int, memory: int = 81559) -> str:
+    """A card of the fake driver; memory in MiB."""
+    bus = f"00000000:{0x3B + minor:02X}:00.0"
+    return record(
+        "card", uuid=f"GPU-{letter}", name=name, memory=memory * MIB, bus=bus, minor=minor, cc="8.0",
+        mig=0,
+    )  # fmt: skip
+
+
+DRIVER = record("driver", version=VERSION, cuda=12040)
+A100, P4 = "NVIDIA A100-SXM4-80GB", "Tesla P4"
+CARDS = card("a", A100, 0) + card("b", P4, 1)
 
 
 @pytest.fixture(scope="session")
@@ -33,189 +68,511 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler (cc, gcc) to build the fake NVML with")
-    target = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.550.54.15"
+    target = tmp_path_factory.mktemp("nvml") / f"libnvidia-ml.so.{VERSION}"
     flags = ["-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
     subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE)], check=True)
     return target
 
 
-@pytest.fixture
-def start(
-    cluster: Cluster, nvml: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., dict[str, object]]:
-    """Prepare a node of two cards with libvgpu; answers the agent's options."""
+class Machine:
+    """A node with the fake driver and libvgpu, in a cluster."""
 
-    def prepare(**options: object) -> dict[str, object]:
-        driver, host = cluster.root / "driver", cluster.root / "host"
-        libraries = driver / "usr/lib/x86_64-linux-gnu"
+    def __init__(self, cluster: Cluster, library: Path) -> None:
+        self.cluster = cluster
+        self.driver, self.host = cluster.root / "driver", cluster.root / "host"
+        self.scenario, self.state = cluster.root / "scenario", cluster.root / "state"
+        libraries = self.driver / LIBRARIES
         libraries.mkdir(parents=True)
-        shutil.copy(nvml, libraries)
-        (libraries / "libnvidia-ml.so.1").symlink_to(nvml.name)
-        (driver / "dev").mkdir()
-        for name in ("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1"):
-            (driver / "dev" / name).write_text("")
-        vgpu = host / "usr/local/vgpu"
-        vgpu.mkdir(parents=True)
-        (vgpu / "libvgpu.so.v2.8.0").write_text("")
-        (vgpu / "ld.so.preload").write_text("/usr/local/vgpu/libvgpu.so\n")
-        scenario = cluster.root / "scenario"
-        scenario.write_text(
-            "driver|version=550.54.15|cuda=12040\n"
-            + "".join(
-                f"card|uuid=GPU-{letter}|name={name}|memory={81559 * 1024**2}"
-                f"|bus=00000000:{bus}:00.0|minor={minor}|cc=8.0|mig=0\n"
-                for minor, (letter, name, bus) in enumerate(
-                    (("a", "NVIDIA A100-SXM4-80GB", "3B"), ("b", "Tesla P4", "3C"))
+        shutil.copy(library, libraries)
+        (libraries / "libnvidia-ml.so.1").symlink_to(library.name)
+        (libraries / f"libcuda.so.{VERSION}").write_text("")
+        (self.driver / "dev").mkdir()
+        for name in ("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1", "nvidia2"):
+            self._node(self.driver / "dev" / name)
+        self.put("usr/local/vgpu/libvgpu.so.v2.8.0", "")
+        self.put("usr/local/vgpu/ld.so.preload", "/usr/local/vgpu/libvgpu.so\n")
+
+    def _node(self, path: Path) -> None:
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("no right to make device nodes (needs root)")
+
+    def put(self, path: str, text: str) -> None:
+        """A file of the host."""
+        target = self.host / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+
+    async def start(
+        self, mode: Mapping[str, Any], section: Mapping[str, Any], cards: str = CARDS, **more: Any
+    ) -> Any:
+        """An agent that has announced its devices."""
+        self.scenario.write_text(DRIVER + cards)
+        given = {
+            "vendors": ("nvidia",),
+            "nvidia_driver_root": str(self.driver),
+            "driver_root_ctr_path": str(self.driver),
+            **mode,
+            **more,
+        }
+        agent = self.cluster.start_agent({"nvidia": section}, **given)
+        await self.cluster.ready(KEYS, RESOURCE)
+        return agent
+
+    async def place(self, *grants: Any, name: str = "p", env: Any = None, **more: Any) -> None:
+        """A pod with a container for each list of grants (uuid, MiB, percent), bound as HAMi 2.8
+        does.
+        """
+        containers = {f"c{i}": len(one) for i, one in enumerate(grants)}
+        self.cluster.create(manifest(RESOURCE, name, containers, env=env))
+        wishes = [granting(KEYS, *one) for one in grants]
+        await self.cluster.place(Habit.HAMI28, KEYS, name, *wishes)
+
+    async def run(self, *grants: Any, name: str = "p", **more: Any) -> Outcome:
+        """What becomes of such a pod."""
+        await self.place(*grants, name=name, **more)
+        return await self.cluster.run("default", name, 5.0)
+
+    def uid(self, name: str = "p") -> str:
+        return str(self.cluster.server.get("pods", name, "default")["metadata"]["uid"])
+
+    @property
+    def registered(self) -> str:
+        return self.cluster.node_annotations()["hami.io/node-nvidia-register"]
+
+    def process(self, config: ContainerConfig) -> dict[str, Any]:
+        """What a process sees: variables, mounts (source and whether it is read-only) by place, and
+        device nodes; whether by CDI or not.
+        """
+        oci = config.apply_cdi([self.cluster.root / "cdi"])
+        plain = {mount.container_path for mount in config.mounts if mount.read_only}
+        return {
+            "env": dict(entry.split("=", 1) for entry in oci["process"]["env"]),
+            "mounts": {
+                m["destination"]: (
+                    m["source"],
+                    "ro" in m.get("options", ()) or m["destination"] in plain,
                 )
-            )
-        )
-        monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
-        return {"vendors": ("nvidia",), "driver_root_ctr_path": str(driver), **options}
+                for m in oci["mounts"]
+            },
+            "devices": sorted(d["path"] for d in oci.get("linux", {}).get("devices", ())),
+        }
 
-    return prepare
+    def expected(
+        self, mode: Mapping[str, Any], name: str, uuids: str, limits: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """The whole of what hami-nvidia-node.md 3.4 and 3.5 give a container."""
+        mounts = {
+            "/usr/local/vgpu/libvgpu.so": ("/usr/local/vgpu/libvgpu.so.v2.8.0", True),
+            "/usr/local/vgpu": (f"/usr/local/vgpu/containers/{self.uid()}_{name}", False),
+            "/tmp/vgpulock": ("/tmp/vgpulock", False),
+            "/etc/ld.so.preload": ("/usr/local/vgpu/ld.so.preload", True),
+        }
+        if mode is LOCKED:
+            env = {"NVIDIA_VISIBLE_DEVICES": uuids, **limits}
+            return {"env": env, "mounts": mounts, "devices": []}
+        files = [f"/{LIBRARIES}/lib{name}.so.{VERSION}" for name in ("cuda", "nvidia-ml")]
+        cards = [f"/dev/nvidia{'ab'.index(uuid[-1])}" for uuid in uuids.split(",")]
+        return {
+            "env": {**DRIVERS_ENV, **limits},
+            "mounts": {**{path: (f"{self.driver}{path}", True) for path in files}, **mounts},
+            "devices": sorted(["/dev/nvidiactl", "/dev/nvidia-uvm", *cards]),
+        }
 
 
-SECTION = {"nvidia": {"deviceSplitCount": 10, "libCudaLogLevel": "1"}}
+@pytest.fixture
+def machine(cluster: Cluster, nvml: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine(cluster, nvml)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(made.scenario))
+    monkeypatch.setenv("FAKE_NVML_STATE", str(made.state))
+    return made
 
 
-async def granted(cluster: Cluster, *grants: Any, **more: Any) -> Any:
-    containers = {f"c{i}": len(one) for i, one in enumerate(grants)}
-    cluster.create(manifest(RESOURCE, "p", containers, **more))
-    wishes = [devices(KEYS, *one) for one in grants]
-    await cluster.place(Habit.HAMI28, KEYS, "p", *wishes)
-    return await cluster.run("default", "p", 5.0)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing or in the way is not waited for."""
+    monkeypatch.setattr("deviceplugin.scheduled.granting.PATIENCE_SECONDS", 0.2)
 
 
-def mounts(config: ContainerConfig) -> dict[str, tuple[str, bool]]:
-    return {m.container_path: (m.host_path, m.read_only) for m in config.mounts}
+def without_cache(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process sees but for the name of its cache, which is drawn at random upstream."""
+    env = dict(seen["env"])
+    cache = env.pop("CUDA_DEVICE_MEMORY_SHARED_CACHE")
+    assert re.fullmatch(r"/usr/local/vgpu/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.cache", cache)
+    return {**seen, "env": env}
 
 
-def without_cache(env: dict[str, str]) -> dict[str, str]:
-    assert re.fullmatch(CACHE, env["CUDA_DEVICE_MEMORY_SHARED_CACHE"])
-    return {k: v for k, v in env.items() if k != "CUDA_DEVICE_MEMORY_SHARED_CACHE"}
+# --- what schedulers read --------------------------------------------------------------------
 
 
+@MODES
 async def test_the_node_announces_its_cards_as_hami_reads_them(
-    cluster: Cluster, start: Callable[..., dict[str, object]]
+    machine: Machine, mode: dict[str, Any]
 ) -> None:
-    cluster.start_agent(SECTION, **start(**LOCKED))
-    assert await cluster.ready(KEYS, RESOURCE) == ["GPU-a", "GPU-b"]
-    assert cluster.node_annotations()["hami.io/node-nvidia-register"] == (
+    """Names get the brand only where they lack it, and what is zero is left out."""
+    for bus, node in (("0000:3b:00.0", "-1"), ("0000:3c:00.0", "1")):
+        machine.put(f"sys/bus/pci/devices/{bus}/numa_node", node)
+    await machine.start(mode, SECTION)
+    assert machine.registered == (
         '[{"id":"GPU-a","count":10,"devmem":81559,"devcore":100,"type":"NVIDIA A100-SXM4-80GB",'
         '"mode":"hami-core","health":true,"devicepairscore":{}},'
         '{"id":"GPU-b","index":1,"count":10,"devmem":81559,"devcore":100,'
-        '"type":"NVIDIA-Tesla P4","mode":"hami-core","health":true,"devicepairscore":{}}]'
+        '"type":"NVIDIA-Tesla P4","numa":1,"mode":"hami-core","health":true,"devicepairscore":{}}]'
     )
-    assert "hami.io/node-handshake" not in cluster.node_annotations()
+    assert "hami.io/node-handshake" not in machine.cluster.node_annotations()
+    assert "hami.io/node-nvidia-score" not in machine.cluster.node_annotations()
 
 
-async def test_each_container_gets_exactly_its_environment_and_mounts(
-    cluster: Cluster, start: Callable[..., dict[str, object]]
-) -> None:
-    cluster.start_agent(SECTION, **start(**LOCKED))
-    await cluster.ready(KEYS, RESOURCE)
+async def test_how_cards_are_connected_is_told_where_it_is_wanted(machine: Machine) -> None:
+    """On one NUMA node with two NVLinks: 20 + 200; across sockets: 10."""
+    links = record("link", one=0, two=1, level=40, nvlinks=2)
+    links += record("link", one=0, two=2, level=50, nvlinks=0)
+    cards = CARDS + card("c", A100, 2) + links
+    await machine.start(LOCKED, SECTION, cards, enable_topology_score=True)
+    assert machine.cluster.node_annotations()["hami.io/node-nvidia-score"] == (
+        '[{"uuid":"GPU-a","score":{"GPU-b":220,"GPU-c":10}},'
+        '{"uuid":"GPU-b","score":{"GPU-a":220}},{"uuid":"GPU-c","score":{"GPU-a":10}}]'
+    )
+
+
+# --- what containers get -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mode", [LOCKED, LOCKED_CDI, DEFERRED, ANNOTATED],
+    ids=["envvar", "locked-cdi-cri", "cdi-cri", "cdi-annotations"],
+)  # fmt: skip
+async def test_each_container_gets_exactly_its_own(machine: Machine, mode: dict[str, Any]) -> None:
+    await machine.start(mode, SECTION)
     both = [("GPU-a", 3000, 30), ("GPU-b", 3000, 30)]
-    outcome = await granted(cluster, [("GPU-b", 500, 3)], [], both)
+    outcome = await machine.run([("GPU-b", 500, 3)], [], both)
     assert outcome.failure == ""
-    uid = cluster.server.get("pods", "p", "default")["metadata"]["uid"]
-    assert without_cache(outcome.environments["c0"]) == {
-        "NVIDIA_VISIBLE_DEVICES": "GPU-b",
+    seen = {name: machine.process(config) for name, config in outcome.containers.items()}
+    assert without_cache(seen["c0"]) == machine.expected(
+        mode,
+        "c0",
+        "GPU-b",
+        {
+            "CUDA_DEVICE_MEMORY_LIMIT_0": "500m",
+            "CUDA_DEVICE_SM_LIMIT": "3",
+            "LIBCUDA_LOG_LEVEL": "1",
+        },
+    )
+    assert seen["c1"] == {"env": {}, "mounts": {}, "devices": []}
+    assert without_cache(seen["c2"]) == machine.expected(
+        mode,
+        "c2",
+        "GPU-a,GPU-b",
+        {
+            "CUDA_DEVICE_MEMORY_LIMIT_0": "3000m",
+            "CUDA_DEVICE_MEMORY_LIMIT_1": "3000m",
+            "CUDA_DEVICE_SM_LIMIT": "30",
+            "LIBCUDA_LOG_LEVEL": "1",
+        },
+    )
+    caches = [seen[name]["env"]["CUDA_DEVICE_MEMORY_SHARED_CACHE"] for name in ("c0", "c2")]
+    assert caches[0] != caches[1]
+    uid = machine.uid()
+    folders = machine.host / "usr/local/vgpu/containers"
+    assert {path.name for path in folders.iterdir()} == {f"{uid}_c0", f"{uid}_c2"}
+    for path in (*folders.iterdir(), machine.host / "tmp/vgpulock"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    cluster = machine.cluster
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+    assert cluster.pod_annotations("p")["hami.io/vgpu-devices-to-allocate"] == ";;;"
+    assert cluster.kubelet.findings == []
+
+
+@CDI_MODES
+async def test_by_cdi_kubelet_passes_on_names_and_nothing_else(
+    machine: Machine, mode: dict[str, Any]
+) -> None:
+    await machine.start(mode, SECTION)
+    outcome = await machine.run([("GPU-a", 500, 3), ("GPU-b", 500, 3)])
+    config = outcome.containers["c0"]
+    assert (config.envs, config.mounts, config.devices) == ((), (), ())
+    *cards, own = config.cdi_names()
+    allocation = own.removeprefix("k8s.deviceplugin.dev/nvidia=")
+    assert re.fullmatch(r"a-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", allocation)
+    gpu = "k8s.device-plugin.nvidia.com/gpu="
+    # Before the container is known, nothing can be named but what will be written for it.
+    assert cards == ([f"{gpu}GPU-a", f"{gpu}GPU-b"] if mode is LOCKED_CDI else [])
+    proof = {"grant.deviceplugin.dev/nvidia": f"{machine.uid()}/c0"}
+    if mode is ANNOTATED:
+        assert config.cdi_devices == ()
+        key = f"cdi.k8s.io/nvidia-device-plugin_{allocation}"
+        assert config.annotations == {key: own}
+    else:
+        assert config.cdi_devices == (*cards, own)
+        assert config.annotations == (proof if mode is LOCKED_CDI else {})
+
+
+@CDI_MODES
+async def test_by_cdi_the_limits_hold_whatever_the_pod_sets(
+    machine: Machine, mode: dict[str, Any]
+) -> None:
+    await machine.start(mode, {**SECTION, "disableCoreLimit": True})
+    own = {
+        "LIBCUDA_LOG_LEVEL": "4",
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "GPU_CORE_UTILIZATION_POLICY": "force",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "CUDA_DEVICE_ORDER": "FASTEST_FIRST",
+    }
+    outcome = await machine.run([("GPU-b", 500, 3)], env=own)
+    assert outcome.failure == ""
+    assert without_cache(machine.process(outcome.containers["c0"])) == machine.expected(
+        mode,
+        "c0",
+        "GPU-b",
+        {
+            "CUDA_DEVICE_MEMORY_LIMIT_0": "500m",
+            "CUDA_DEVICE_SM_LIMIT": "3",
+            "LIBCUDA_LOG_LEVEL": "1",
+            "GPU_CORE_UTILIZATION_POLICY": "disable",
+            "CUDA_VISIBLE_DEVICES": "0",
+            "CUDA_DEVICE_ORDER": "FASTEST_FIRST",
+        },
+    )
+
+
+@MODES
+async def test_limits_are_numbered_as_the_driver_numbers_the_cards(
+    machine: Machine, mode: dict[str, Any]
+) -> None:
+    """Whatever order the annotation has; the pod's choice among its devices stays its own."""
+    await machine.start(mode, SECTION)
+    grants = [("GPU-b", 200, 20), ("GPU-a", 100, 10)]
+    outcome = await machine.run(grants, env={"CUDA_VISIBLE_DEVICES": "1"})
+    assert outcome.failure == ""
+    limits = {
+        "CUDA_DEVICE_MEMORY_LIMIT_0": "100m",
+        "CUDA_DEVICE_MEMORY_LIMIT_1": "200m",
+        "CUDA_DEVICE_SM_LIMIT": "10",
+        "CUDA_DEVICE_SM_LIMIT_0": "10",
+        "CUDA_DEVICE_SM_LIMIT_1": "20",
+        "LIBCUDA_LOG_LEVEL": "1",
+        "CUDA_VISIBLE_DEVICES": "1",
+    }
+    seen = without_cache(machine.process(outcome.containers["c0"]))
+    assert seen == machine.expected(mode, "c0", "GPU-a,GPU-b", limits)
+
+
+# --- what pods may not do ----------------------------------------------------------------------
+
+
+@BY_CRI
+@pytest.mark.parametrize(
+    "variable",
+    [
+        {"name": "CUDA_DEVICE_MEMORY_LIMIT_0", "value": "99999m"},
+        {"name": "CUDA_DEVICE_SM_LIMIT", "value": "100"},
+        {"name": "CUDA_DEVICE_MEMORY_SHARED_CACHE", "value": "/tmp/x.cache"},
+        {
+            "name": "CUDA_DEVICE_MEMORY_LIMIT_0",
+            "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}},
+        },
+    ],
+    ids=["memory", "cores", "cache", "from-elsewhere"],
+)
+async def test_a_pod_that_sets_a_limit_itself_is_refused_by_the_variables_name(
+    machine: Machine, mode: dict[str, Any], variable: dict[str, Any]
+) -> None:
+    """Also where the value comes from elsewhere: in the answer to Allocate the pod's wins."""
+    await machine.start(mode, SECTION)
+    cluster = machine.cluster
+    pod = manifest(RESOURCE, "p", {"c0": 1})
+    pod["spec"]["containers"][0]["env"] = [variable]
+    cluster.create(pod)
+    await cluster.place(Habit.HAMI28, KEYS, "p", granting(KEYS, ("GPU-a", 500, 3)))
+    outcome = await cluster.run("default", "p")
+    text = f"container c0 of pod default/p sets {variable['name']}, which limits devices"
+    assert text in outcome.failure
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+    if mode is LOCKED:
+        await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "failed")
+
+
+@MODES
+@pytest.mark.parametrize("allowed", [False, True], ids=["by-default", "allowed"])
+async def test_control_is_switched_off_only_where_the_operator_allows_it(
+    machine: Machine, mode: dict[str, Any], allowed: bool
+) -> None:
+    await machine.start(mode, {**SECTION, "allowDisableControl": allowed})
+    await machine.place([("GPU-a", 500, 3)], env={"CUDA_DISABLE_CONTROL": "true"})
+    outcome = await machine.cluster.run("default", "p")
+    if not allowed:
+        assert "container c0 of pod default/p sets CUDA_DISABLE_CONTROL" in outcome.failure
+        assert "nvidia.allowDisableControl" in outcome.failure
+        return
+    limits = {
         "CUDA_DEVICE_MEMORY_LIMIT_0": "500m",
         "CUDA_DEVICE_SM_LIMIT": "3",
         "LIBCUDA_LOG_LEVEL": "1",
+        "CUDA_DISABLE_CONTROL": "true",
     }
-    assert outcome.environments["c1"] == {}
-    assert without_cache(outcome.environments["c2"]) == {
-        "NVIDIA_VISIBLE_DEVICES": "GPU-a,GPU-b",
-        "CUDA_DEVICE_MEMORY_LIMIT_0": "3000m",
-        "CUDA_DEVICE_MEMORY_LIMIT_1": "3000m",
-        "CUDA_DEVICE_SM_LIMIT": "30",
-        "LIBCUDA_LOG_LEVEL": "1",
-    }
-    folder = f"/usr/local/vgpu/containers/{uid}_c2"
-    assert mounts(outcome.containers["c2"]) == {
-        "/usr/local/vgpu/libvgpu.so": ("/usr/local/vgpu/libvgpu.so.v2.8.0", True),
-        "/usr/local/vgpu": (folder, False),
-        "/tmp/vgpulock": ("/tmp/vgpulock", False),
-        "/etc/ld.so.preload": ("/usr/local/vgpu/ld.so.preload", True),
-    }
-    for path in (folder, "/tmp/vgpulock"):
-        made = cluster.root / "host" / path.lstrip("/")
-        assert stat.S_IMODE(made.stat().st_mode) == 0o777
-    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
-    assert cluster.pod_annotations("p")["hami.io/vgpu-devices-to-allocate"] == ";;;"
+    expected = machine.expected(mode, "c0", "GPU-a", limits)
+    del expected["mounts"]["/etc/ld.so.preload"]
+    assert without_cache(machine.process(outcome.containers["c0"])) == expected
 
 
-async def test_by_cdi_the_same_limits_hold_whatever_the_pod_sets(
-    cluster: Cluster, start: Callable[..., dict[str, object]]
-) -> None:
-    driver = cluster.root / "driver"
-    options = start(**DEFERRED, nvidia_driver_root=str(driver))
-    for node in (driver / "dev").iterdir():
-        node.unlink()
-        try:
-            os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        except PermissionError:
-            pytest.skip("no right to make device nodes (needs root)")
-    cluster.start_agent(SECTION, **options)
-    await cluster.ready(KEYS, RESOURCE)
-    own = {"LIBCUDA_LOG_LEVEL": "4", "CUDA_VISIBLE_DEVICES": "0"}
-    outcome = await granted(cluster, [("GPU-b", 500, 3)], env=own)
-    assert outcome.failure == ""
-    env = outcome.environments["c0"]
-    assert env["CUDA_DEVICE_MEMORY_LIMIT_0"] == "500m"
-    assert env["LIBCUDA_LOG_LEVEL"] == "1"
-    assert env["CUDA_VISIBLE_DEVICES"] == "0", "a pod's own choice among its devices is its own"
-    oci = outcome.containers["c0"].apply_cdi([cluster.root / "cdi"])
-    assert "/dev/nvidia1" in {device["path"] for device in oci["linux"]["devices"]}
-    assert "/dev/nvidia0" not in {device["path"] for device in oci["linux"]["devices"]}
-    assert "/etc/ld.so.preload" in {mount["destination"] for mount in oci["mounts"]}
+# --- what the operator sets --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [LOCKED, DEFERRED], ids=["locked", "deferred"])
-async def test_a_pod_that_sets_its_own_limit_is_refused_by_name(
-    cluster: Cluster, start: Callable[..., dict[str, object]], mode: dict[str, object]
-) -> None:
-    cluster.start_agent(SECTION, **start(**mode))
-    await cluster.ready(KEYS, RESOURCE)
-    own = {"CUDA_DEVICE_MEMORY_LIMIT_0": "99999m"}
-    outcome = await granted(cluster, [("GPU-a", 500, 3)], env=own)
-    assert "sets CUDA_DEVICE_MEMORY_LIMIT_0, which limits devices" in outcome.failure
-
-
-@pytest.mark.parametrize("allowed", [False, True])
-async def test_control_is_switched_off_only_where_the_operator_allows_it(
-    cluster: Cluster, start: Callable[..., dict[str, object]], allowed: bool
-) -> None:
-    section = {"nvidia": {**SECTION["nvidia"], "allowDisableControl": allowed}}
-    cluster.start_agent(section, **start(**LOCKED))
-    await cluster.ready(KEYS, RESOURCE)
-    outcome = await granted(cluster, [("GPU-a", 500, 3)], env={"CUDA_DISABLE_CONTROL": "true"})
-    if allowed:
-        assert "/etc/ld.so.preload" not in mounts(outcome.containers["c0"])
-    else:
-        assert "nvidia.allowDisableControl" in outcome.failure
-
-
+@MODES
 async def test_overcommitted_memory_is_announced_and_told_to_the_library(
-    cluster: Cluster, start: Callable[..., dict[str, object]]
+    machine: Machine, mode: dict[str, Any]
 ) -> None:
-    section = {"nvidia": {**SECTION["nvidia"], "deviceMemoryScaling": 2, "disableCoreLimit": True}}
-    cluster.start_agent(section, **start(**LOCKED))
-    await cluster.ready(KEYS, RESOURCE)
-    assert '"devmem":163118' in cluster.node_annotations()["hami.io/node-nvidia-register"]
-    outcome = await granted(cluster, [("GPU-a", 100_000, 0)])
-    env = without_cache(outcome.environments["c0"])
-    assert env["CUDA_OVERSUBSCRIBE"] == "true"
-    assert env["GPU_CORE_UTILIZATION_POLICY"] == "disable"
-    assert env["CUDA_DEVICE_MEMORY_LIMIT_0"] == "100000m"
+    section = {"deviceSplitCount": 3, "deviceMemoryScaling": 1.5, "libCudaLogLevel": 3}
+    await machine.start(mode, section)
+    told = {item["id"]: (item["count"], item["devmem"]) for item in json.loads(machine.registered)}
+    assert told == dict.fromkeys(("GPU-a", "GPU-b"), (3, 122338))
+    outcome = await machine.run([("GPU-a", 100_000, 0)])
+    limits = {
+        "CUDA_DEVICE_MEMORY_LIMIT_0": "100000m",
+        "CUDA_DEVICE_SM_LIMIT": "0",
+        "CUDA_OVERSUBSCRIBE": "true",
+        "LIBCUDA_LOG_LEVEL": "3",
+    }
+    seen = without_cache(machine.process(outcome.containers["c0"]))
+    assert seen == machine.expected(mode, "c0", "GPU-a", limits)
 
 
-async def test_a_hidden_card_is_nowhere(
-    cluster: Cluster, start: Callable[..., dict[str, object]]
+async def test_without_overcommitment_cores_limit_and_log_level_nothing_is_said_of_them(
+    machine: Machine,
 ) -> None:
-    section = {"nvidia": {**SECTION["nvidia"], "filterDevices": {"uuid": ["GPU-a"]}}}
-    cluster.start_agent(section, **start(**LOCKED))
-    assert await cluster.ready(KEYS, RESOURCE) == ["GPU-b"]
-    outcome = await granted(cluster, [("GPU-a", 100, 1)])
+    await machine.start(LOCKED, {"deviceSplitCount": 10, "disableCoreLimit": True})
+    outcome = await machine.run([("GPU-a", 500, 3)])
+    limits = {
+        "CUDA_DEVICE_MEMORY_LIMIT_0": "500m",
+        "CUDA_DEVICE_SM_LIMIT": "3",
+        "GPU_CORE_UTILIZATION_POLICY": "disable",
+    }
+    seen = without_cache(machine.process(outcome.containers["c0"]))
+    assert seen == machine.expected(LOCKED, "c0", "GPU-a", limits)
+
+
+@BY_CRI
+@pytest.mark.parametrize(
+    "hidden", [{"uuid": ["GPU-a"]}, {"index": [0]}], ids=["by-uuid", "by-index"]
+)
+async def test_config_json_overrides_the_node_and_hides_cards_from_everybody(
+    machine: Machine, mode: dict[str, Any], hidden: dict[str, Any]
+) -> None:
+    overrides = [
+        {"name": "another", "devicesplitcount": 7, "filterdevices": {"index": [1]}},
+        {
+            "name": NODE,
+            "operatingmode": "mps",
+            "devicememoryscaling": 2,
+            "devicesplitcount": 5,
+            "libcudaloglevel": "3",
+            "filterdevices": hidden,
+        },
+    ]
+    file = machine.cluster.root / "config.json"
+    file.write_text(json.dumps({"nodeconfig": overrides}))
+    await machine.start(mode, SECTION, config_json=str(file))
+    assert machine.registered == (
+        '[{"id":"GPU-b","index":1,"count":5,"devmem":163118,"devcore":100,'
+        '"type":"NVIDIA-Tesla P4","mode":"mps","health":true,"devicepairscore":{}}]'
+    )
+    shown = machine.cluster.kubelet.devices(RESOURCE)
+    assert set(shown) == {f"GPU-b-{n}" for n in range(5)}
+    outcome = await machine.run([("GPU-b", 500, 3)], name="one")
+    assert outcome.failure == ""
+    env = machine.process(outcome.containers["c0"])["env"]
+    assert (env["LIBCUDA_LOG_LEVEL"], env["CUDA_OVERSUBSCRIBE"]) == ("3", "true")
+    await machine.place([("GPU-a", 100, 1)], name="two")
+    outcome = await machine.cluster.run("default", "two")
     assert "GPU-a', which this node does not offer" in outcome.failure
+
+
+# --- operating mode mig ------------------------------------------------------------------------
+
+A100_40 = "NVIDIA A100-SXM4-40GB"
+GEOMETRIES = [
+    [{"name": "1g.5gb", "core": 14, "memory": 5120, "count": 7}],
+    [
+        {"name": "1g.5gb", "core": 14, "memory": 5120, "count": 1},
+        {"name": "2g.10gb", "core": 28, "memory": 10240, "count": 3},
+    ],
+]
+MIG = {
+    "operatingMode": "mig",
+    "deviceSplitCount": 10,
+    "knownMigGeometries": [{"models": ["A100-SXM4-40GB"], "allowedGeometries": GEOMETRIES}],
+}
+PARTITIONABLE = (
+    card("a", A100_40, 0, 40960)
+    + card("b", A100_40, 1, 40960)
+    + record("profile", index=0, id=19, name="MIG 1g.5gb", slices=1, memory=4864, size=1,
+             starts="0,1,2,3,4,5,6", base=7)
+    + record("profile", index=1, id=14, name="MIG 2g.10gb", slices=2, memory=9856, size=2,
+             starts="0,2,4", base=3)
+)  # fmt: skip
+GPU_A = "GPU-a"
+SMALL, LARGE = ("GPU-a[1-0]", 5120, 14), ("GPU-a[1-2]", 10240, 28)
+
+
+@pytest.fixture
+def divisible(machine: Machine) -> Machine:
+    """Two cards that can be partitioned, and a kernel that knows their capabilities."""
+    keys = [
+        key
+        for gpu in range(2)
+        for gi in range(14)
+        for key in (f"gpu{gpu}/gi{gi}/access", f"gpu{gpu}/gi{gi}/ci0/access")
+    ]
+    minors = "".join(f"{key} {number}\n" for number, key in enumerate(keys, 3))
+    machine.put("proc/driver/nvidia-caps/mig-minors", minors)
+    machine.put("proc/devices", "Character devices:\n239 nvidia-caps\n")
+    return machine
+
+
+def instances(machine: Machine) -> dict[str, tuple[str, list[str]]]:
+    """What stands on the cards by the driver's own record: profile and capability nodes by uuid."""
+    lines = machine.state.read_text().splitlines() if machine.state.exists() else []
+    rows = [
+        (text.split("|")[0], dict(pair.split("=") for pair in text.split("|")[1:]))
+        for text in lines
+    ]
+    gis = {fields["at"]: fields for kind, fields in rows if kind == "gi"}
+    found = {}
+    for kind, fields in rows:
+        if kind == "ci":
+            gi = gis[fields["in"]]
+            minor = 3 + 28 * int(gi["card"]) + 2 * int(gi["id"])
+            nodes = [f"/dev/nvidia-caps/nvidia-cap{number}" for number in (minor, minor + 1)]
+            profile = ("1g.5gb", "2g.10gb")[int(gi["profile"])]
+            found[f"MIG-GPU-{'ab'[int(gi['card'])]}-{fields['serial']}"] = (profile, nodes)
+    return found
+
+
+def partition(machine: Machine, config: ContainerConfig) -> str:
+    """The uuid of the one instance whose nodes a container has, beside those of all containers with
+    something of its card; it has no limits and no library of ours.
+    """
+    seen = machine.process(config)
+    assert seen["env"] == DRIVERS_ENV
+    assert [place for place in seen["mounts"] if "vgpu" in place or "preload" in place] == []
+    common = {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0"}
+    own = set(seen["devices"]) - common
+    assert common <= set(seen["devices"])
+    (uuid,) = (uuid for uuid, (_, nodes) in instances(machine).items() if set(nodes) == own)
+    return uuid
+
+
+async def test_a_partitioned_node_announces_whole_cards_in_mode_mig(divisible: Machine) -> None:
+    section = {**MIG, "deviceMemoryScaling": 2, "deviceCoreScaling": 2}
+    await divisible.start(DEFERRED, section, PARTITIONABLE)
+    assert divisible.registered == "".join(
+        [
+            '[{"id":"GPU-a","count":10,"devmem":40960,"devcore":100,',
+            '"type":"NVIDIA A100-SXM4-40GB","mode":"mig","health":true,"devicepairscore":{}},',
+            '{"id":"GPU-b","index":1,"count":10,"devmem":40960,"devcore":100,',
+            '"type":"NVIDIA A100-SXM4-40GB","mode":"mig","health":true,"devicepairscore":{}}]',
+        ]
+    )
