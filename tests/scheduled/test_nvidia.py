@@ -6,22 +6,27 @@ Everything is real but the driver's library, libvgpu, kubelet and the API server
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
+from deviceplugin.api.hami import poddevices
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
+from deviceplugin.injection.store import SpecStore
 from deviceplugin.testing.cluster import NODE, Cluster, Outcome, manifest
-from deviceplugin.testing.cluster import devices as granting
-from deviceplugin.testing.kubelet import ContainerConfig
+from deviceplugin.testing.kubelet import ContainerConfig, StartError
+from deviceplugin.testing.libvgpu import FakeProcess, FakeRegion
 from deviceplugin.testing.scheduling import Habit
 
 KEYS = VENDORS["NVIDIA"]
@@ -74,6 +79,12 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def granted(*grants: tuple[str, int, int]) -> Any:
+    """A container's part of the annotation: uuid, or slot of a card, MiB and percent of each."""
+    text = "".join(f"{uuid},NVIDIA,{memory},{cores}:" for uuid, memory, cores in grants)
+    return poddevices.decode(f"{text};", KEYS.allocated)[0]
+
+
 class Machine:
     """A node with the fake driver and libvgpu, in a cluster."""
 
@@ -120,13 +131,14 @@ class Machine:
         await self.cluster.ready(KEYS, RESOURCE)
         return agent
 
-    async def place(self, *grants: Any, name: str = "p", env: Any = None, **more: Any) -> None:
+    async def place(self, *grants: Any, name: str = "p", env: Any = None) -> None:
         """A pod with a container for each list of grants (uuid, MiB, percent), bound as HAMi 2.8
         does.
         """
+        await self.cluster.settled(lambda: MUTEX_LOCK not in self.cluster.node_annotations())
         containers = {f"c{i}": len(one) for i, one in enumerate(grants)}
         self.cluster.create(manifest(RESOURCE, name, containers, env=env))
-        wishes = [granting(KEYS, *one) for one in grants]
+        wishes = [granted(*one) for one in grants]
         await self.cluster.place(Habit.HAMI28, KEYS, name, *wishes)
 
     async def run(self, *grants: Any, name: str = "p", **more: Any) -> Outcome:
@@ -386,7 +398,7 @@ async def test_a_pod_that_sets_a_limit_itself_is_refused_by_the_variables_name(
     pod = manifest(RESOURCE, "p", {"c0": 1})
     pod["spec"]["containers"][0]["env"] = [variable]
     cluster.create(pod)
-    await cluster.place(Habit.HAMI28, KEYS, "p", granting(KEYS, ("GPU-a", 500, 3)))
+    await cluster.place(Habit.HAMI28, KEYS, "p", granted(("GPU-a", 500, 3)))
     outcome = await cluster.run("default", "p")
     text = f"container c0 of pod default/p sets {variable['name']}, which limits devices"
     assert text in outcome.failure
@@ -513,7 +525,6 @@ PARTITIONABLE = (
     + record("profile", index=1, id=14, name="MIG 2g.10gb", slices=2, memory=9856, size=2,
              starts="0,2,4", base=3)
 )  # fmt: skip
-GPU_A = "GPU-a"
 SMALL, LARGE = ("GPU-a[1-0]", 5120, 14), ("GPU-a[1-2]", 10240, 28)
 
 
@@ -576,3 +587,241 @@ async def test_a_partitioned_node_announces_whole_cards_in_mode_mig(divisible: M
             '"type":"NVIDIA A100-SXM4-40GB","mode":"mig","health":true,"devicepairscore":{}}]',
         ]
     )
+
+
+async def test_a_granted_partition_is_made_and_reaches_the_container(divisible: Machine) -> None:
+    machine = divisible
+    await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    assert instances(machine) == {}
+    outcome = await machine.run([SMALL], name="one")
+    assert outcome.failure == ""
+    standing = instances(machine)
+    assert sorted(profile for profile, _ in standing.values()) == ["1g.5gb", *["2g.10gb"] * 3]
+    first = partition(machine, outcome.containers["c0"])
+    assert standing[first][0] == "1g.5gb"
+    outcome = await machine.run([LARGE], [("GPU-a[1-1]", 10240, 28)], name="two")
+    assert outcome.failure == ""
+    others = [partition(machine, outcome.containers[name]) for name in ("c0", "c1")]
+    assert instances(machine) == standing, "what stands is used and not made anew"
+    assert [standing[uuid][0] for uuid in others] == ["2g.10gb", "2g.10gb"]
+    assert len({first, *others}) == 3
+    assert machine.cluster.kubelet.findings == []
+
+
+@pytest.mark.parametrize("mode", [LOCKED, LOCKED_CDI, ANNOTATED], ids=["envvar", "cdi", "annot"])
+async def test_partitions_reach_containers_however_they_are_handed_over(
+    divisible: Machine, mode: dict[str, Any]
+) -> None:
+    machine = divisible
+    await machine.start(mode, MIG, PARTITIONABLE)
+    outcome = await machine.run([SMALL], [], [LARGE, ("GPU-b[0-3]", 5120, 14)])
+    assert outcome.failure == ""
+    profiles = {uuid: profile for uuid, (profile, _) in instances(machine).items()}
+    small, both = outcome.containers["c0"], outcome.containers["c2"]
+    if mode is LOCKED:
+        seen = {name: machine.process(config) for name, config in outcome.containers.items()}
+        assert all(one["mounts"] == {} and one["devices"] == [] for one in seen.values())
+        assert (seen["c0"]["env"].keys(), seen["c1"]["env"]) == ({"NVIDIA_VISIBLE_DEVICES"}, {})
+        one, two = (seen[c]["env"]["NVIDIA_VISIBLE_DEVICES"].split(",") for c in ("c0", "c2"))
+        assert [profiles[uuid] for uuid in (*one, *two)] == ["1g.5gb", "2g.10gb", "1g.5gb"]
+        assert [uuid[:9] for uuid in two] == ["MIG-GPU-a", "MIG-GPU-b"]
+        return
+    assert profiles[partition(machine, small)] == "1g.5gb"
+    devices = set(machine.process(both)["devices"])
+    held = [uuid for uuid, (_, nodes) in instances(machine).items() if set(nodes) <= devices]
+    assert [(uuid[:9], profiles[uuid]) for uuid in sorted(held)] == [
+        ("MIG-GPU-a", "2g.10gb"),
+        ("MIG-GPU-b", "1g.5gb"),
+    ]
+    assert len([path for path in devices if "nvidia-cap" in path]) == 4
+    if mode is LOCKED_CDI:
+        named = [name.partition("=")[2] for name in both.cdi_devices]
+        assert named == sorted(held), "limits there are none, so the instances are all"
+
+
+@BY_CRI
+async def test_a_partition_that_is_held_is_refused_to_others_by_its_holder(
+    divisible: Machine, mode: dict[str, Any], impatient: None
+) -> None:
+    machine, cluster = divisible, divisible.cluster
+    await machine.start(mode, MIG, PARTITIONABLE)
+    outcome = await machine.run([SMALL], name="one")
+    first = outcome.containers["c0"]
+    await machine.place([SMALL], name="two")
+    refused = await cluster.run("default", "two")
+    assert "partition 1-0 of GPU-a is held by default/one/c0" in refused.failure
+    cluster.end("default", "one")
+    if mode is LOCKED:
+        outcome = await machine.run([SMALL], name="three")
+        assert outcome.containers["c0"].envs == first.envs
+    else:
+        second = await cluster.start("default", "two", "c0", 5.0)
+        assert partition(machine, second) == partition(machine, first)
+
+
+async def test_a_card_is_partitioned_anew_once_nobody_holds_anything_of_it(
+    divisible: Machine, impatient: None
+) -> None:
+    """Also by an agent that did not make what is held."""
+    machine, cluster = divisible, divisible.cluster
+    agent = await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    assert (await machine.run([SMALL], name="one")).failure == ""
+    before = instances(machine)
+    await machine.place([("GPU-a[0-4]", 5120, 14)], name="two")
+    refusal = "default/one/c0 holds partition 1-0, which is of another geometry"
+    assert refusal in (await cluster.run("default", "two")).failure
+    await cluster.stop_agent(agent)
+    await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    with pytest.raises(StartError, match=refusal):
+        await cluster.start("default", "two", "c0")
+    assert instances(machine) == before
+    cluster.end("default", "one")
+    config = await cluster.start("default", "two", "c0", 5.0)
+    partition(machine, config)
+    assert [profile for profile, _ in instances(machine).values()] == ["1g.5gb"] * 7
+
+
+async def test_an_agent_that_goes_down_over_a_partition_finds_it_again(
+    divisible: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes between the making and the start; the instance is what the container gets."""
+    machine, cluster = divisible, divisible.cluster
+    agent = await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    await machine.place([SMALL])
+    assert await cluster.admit("default", "p") is None
+    made, over = threading.Event(), threading.Event()
+
+    def put(*_: object) -> None:
+        made.set()
+        over.wait(20)
+        raise OSError("it went down before it wrote this")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpecStore, "put", put)
+        start = asyncio.create_task(cluster.start("default", "p", "c0"))
+        assert await asyncio.to_thread(made.wait, 20)
+        before = instances(machine)
+        stopped = asyncio.create_task(cluster.stop_agent(agent))
+        over.set()
+        await stopped
+        with pytest.raises(StartError):
+            await start
+    assert len(before) == 4
+    await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    config = await cluster.start("default", "p", "c0", 10.0)
+    assert instances(machine) == before
+    assert before[partition(machine, config)][0] == "1g.5gb"
+
+
+async def test_partitions_that_a_reboot_took_are_made_again_at_the_start(
+    divisible: Machine,
+) -> None:
+    machine, cluster = divisible, divisible.cluster
+    agent = await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    outcome = await machine.run([SMALL], [LARGE])
+    before = [partition(machine, config) for config in outcome.containers.values()]
+    await cluster.stop_agent(agent)
+    for name in ("run", "cdi"):
+        shutil.rmtree(cluster.root / name)
+    machine.state.write_text("next|serial=100\n")
+    await machine.start(DEFERRED, MIG, PARTITIONABLE)
+    configs = [await cluster.start("default", "p", name, 10.0) for name in ("c0", "c1")]
+    after = [partition(machine, config) for config in configs]
+    assert not set(before) & set(after)
+    assert [instances(machine)[uuid][0] for uuid in after] == ["1g.5gb", "2g.10gb"]
+
+
+@BY_CRI
+@pytest.mark.parametrize(
+    ("grant", "reason"),
+    [
+        (("GPU-a", 40960, 100), "granted GPU-a without a partition, which operating mode mig does"),
+        (("GPU-a[1-4]", 5120, 14), "geometry 1 of A100-SXM4-40GB has 4 partitions and no"),
+        (("GPU-a[2-0]", 5120, 14), "geometry 2 of A100-SXM4-40GB is not known on this node"),
+        (("GPU-a[1-0]", 10240, 28), "has 5120 MiB (1g.5gb), but 10240 MiB are granted"),
+    ],
+    ids=["whole", "position", "geometry", "amount"],
+)
+async def test_what_no_partition_can_honour_is_refused_and_leaves_the_cards_alone(
+    divisible: Machine, mode: dict[str, Any], grant: Any, reason: str
+) -> None:
+    machine, cluster = divisible, divisible.cluster
+    await machine.start(mode, MIG, PARTITIONABLE)
+    await machine.place([grant])
+    assert reason in (await cluster.run("default", "p")).failure
+    assert instances(machine) == {}
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+
+
+# --- what the library writes -------------------------------------------------------------------
+
+
+def samples(agent: Any, name: str) -> list[tuple[dict[str, str], float]]:
+    """Labels and values of a metric."""
+    text = generate_latest(agent.metrics.registry).decode()
+    return [
+        (dict(re.findall(r'(\w+)="([^"]*)"', line)), float(line.rpartition(" ")[2]))
+        for line in text.splitlines()
+        if line.startswith(name + "{")
+    ]
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("memory", "cores", "reason"),
+    [
+        ((100, 200), (10, 20), "limits-hold"),
+        ((100, 0), (10, 20), "memory-limit-differs"),
+        ((200, 100), (10, 20), "memory-limit-differs"),
+        ((100, 200), (10, 100), "core-limit-differs"),
+    ],
+)
+async def test_limits_count_as_in_force_where_the_library_wrote_those_that_were_granted(
+    machine: Machine, mode: dict[str, Any], memory: Any, cores: Any, reason: str
+) -> None:
+    agent = await machine.start(mode, SECTION)
+    outcome = await machine.run([("GPU-a", 100, 10), ("GPU-b", 200, 20)])
+    seen = machine.process(outcome.containers["c0"])
+    # Where the process would write it, through its mount, is where it is found.
+    inside = Path(seen["env"]["CUDA_DEVICE_MEMORY_SHARED_CACHE"])
+    folder = machine.host / seen["mounts"][str(inside.parent)][0].lstrip("/")
+    process = FakeProcess(7, 4711, used={1: (1 * MIB, 2 * MIB, 3 * MIB)}, sm={1: 15})
+    FakeRegion(
+        uuids=("GPU-a", "GPU-b"),
+        memory=[amount * MIB for amount in memory],
+        cores=cores,
+        processes=[process],
+    ).write(folder / inside.name)
+    found = {
+        name: await asyncio.to_thread(samples, agent, name)
+        for name in (
+            "deviceplugin_isolation_active",
+            "vGPU_device_memory_usage_in_bytes",
+            "vGPU_device_memory_limit_in_bytes",
+            "Device_utilization_desc_of_container",
+        )
+    }
+    owner = {"namespace": "default", "pod": "p", "container": "c0", "reason": reason}
+    active = float(reason == "limits-hold")
+    assert found.pop("deviceplugin_isolation_active") == [(owner, active)]
+    values = {
+        name: [
+            (labels["podname"], labels["ctrname"], labels["deviceuuid"], value)
+            for labels, value in one
+        ]
+        for name, one in found.items()
+    }
+    assert values == {
+        "vGPU_device_memory_usage_in_bytes": [
+            ("p", "c0", "GPU-a", 0.0),
+            ("p", "c0", "GPU-b", 6.0 * MIB),
+        ],
+        "vGPU_device_memory_limit_in_bytes": [
+            ("p", "c0", "GPU-a", memory[0] * MIB),
+            ("p", "c0", "GPU-b", memory[1] * MIB),
+        ],
+        "Device_utilization_desc_of_container": [
+            ("p", "c0", "GPU-a", 0.0),
+            ("p", "c0", "GPU-b", 15.0),
+        ],
+    }
