@@ -148,7 +148,10 @@ class Locked:
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Count the starts of init containers: only so can a later start with the same ids be told
         from another try.
+
+        Raises `RefusalError` for a container that was told of partitions that are gone.
         """
+        await self._check_told(ask, granted)
         owner = granted.owner
         record = self._node.ledger.get(owner.pod_uid, owner.container, owner.resource)
         if record is not None and record.init:
@@ -312,6 +315,29 @@ class Locked:
                 return owner == f"{asker.pod.uid}/{asker.container.name}"
             return self._names_just_its_own(entry, ask, asker)
         return False
+
+    async def _check_told(self, ask: Ask, granted: Granted) -> None:
+        """Partitions that were made anew since Allocate, as after a reboot, may bear other names
+        than the answer, which cannot be changed any more. Raises `RefusalError`.
+        """
+        made = [g.device for g in granted.grants if g.device.uuid not in ask.table.devices]
+        if not made:
+            return
+        owner = granted.owner
+        mine = (owner.pod_uid, owner.container, owner.resource, frozenset(ask.ids))
+        entries = await asyncio.to_thread(self._node.checkpoint.entries)
+        for entry in entries or ():
+            if (entry.pod_uid, entry.container, entry.resource, entry.ids) != mine:
+                continue
+            for device in made:
+                if not (entry.mentions(device.uuid) or entry.mentions(device.index)):
+                    raise _refusal(
+                        ask,
+                        f"the partition that {_pod(owner)}/{owner.container} was given is gone and "
+                        f"was made again as {device.uuid}, which the container is not told: delete "
+                        "the pod, so that it is scheduled again",
+                        "partition-gone",
+                    )
 
     def _names_just_its_own(self, entry: Entry, ask: Ask, asker: Asker) -> bool:
         try:

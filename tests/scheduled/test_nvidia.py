@@ -146,6 +146,22 @@ class Machine:
         await self.place(*grants, name=name, **more)
         return await self.cluster.run("default", name, 5.0)
 
+    async def refusal(self, name: str, reason: str) -> None:
+        """Wait until kubelet is told, whenever it tries to start ``c0``, that it cannot for this.
+
+        Raises `TimeoutError`, and `AssertionError` where the container starts.
+        """
+        async with asyncio.timeout(15):
+            while True:
+                try:
+                    await self.cluster.start("default", name, "c0")
+                except StartError as error:
+                    if re.search(reason, str(error)):
+                        return
+                else:
+                    raise AssertionError("it started")
+                await asyncio.sleep(0.05)
+
     def uid(self, name: str = "p") -> str:
         return str(self.cluster.server.get("pods", name, "default")["metadata"]["uid"])
 
@@ -672,8 +688,7 @@ async def test_a_card_is_partitioned_anew_once_nobody_holds_anything_of_it(
     assert refusal in (await cluster.run("default", "two")).failure
     await cluster.stop_agent(agent)
     await machine.start(DEFERRED, MIG, PARTITIONABLE)
-    with pytest.raises(StartError, match=refusal):
-        await cluster.start("default", "two", "c0")
+    await machine.refusal("two", refusal)
     assert instances(machine) == before
     cluster.end("default", "one")
     config = await cluster.start("default", "two", "c0", 5.0)
@@ -729,6 +744,27 @@ async def test_partitions_that_a_reboot_took_are_made_again_at_the_start(
     after = [partition(machine, config) for config in configs]
     assert not set(before) & set(after)
     assert [instances(machine)[uuid][0] for uuid in after] == ["1g.5gb", "2g.10gb"]
+
+
+@pytest.mark.parametrize("mode", [LOCKED, LOCKED_CDI], ids=["envvar", "cdi"])
+@pytest.mark.parametrize("same", [True, False], ids=["same-name", "other-name"])
+async def test_a_container_that_was_told_of_a_partition_that_is_gone_does_not_start(
+    divisible: Machine, mode: dict[str, Any], same: bool
+) -> None:
+    """Kubelet keeps the answer to Allocate over a reboot, and drivers may name instances anew."""
+    machine, cluster = divisible, divisible.cluster
+    agent = await machine.start(mode, MIG, PARTITIONABLE)
+    outcome = await machine.run([SMALL])
+    await cluster.stop_agent(agent)
+    for path in (cluster.root / "run").iterdir():
+        path.unlink()
+    machine.state.write_text(f"next|serial={1 if same else 100}\n")
+    await machine.start(mode, MIG, PARTITIONABLE)
+    if same:
+        assert await cluster.start("default", "p", "c0", 10.0) == outcome.containers["c0"]
+        return
+    gone = r"default/p/c0 was given is gone and was made again as MIG-GPU-a-\d+, .* delete the pod"
+    await machine.refusal("p", gone)
 
 
 @BY_CRI
