@@ -22,7 +22,7 @@ from deviceplugin.allocation.modes import Mode
 from deviceplugin.allocation.standalone import Standalone
 from deviceplugin.apiserver.client import Api
 from deviceplugin.cdi import sweep_temporaries
-from deviceplugin.config import Config, vendor_settings
+from deviceplugin.config import Config, settings_of
 from deviceplugin.health import HealthPolicy
 from deviceplugin.injection.render import Strategy
 from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
@@ -203,7 +203,7 @@ class Agent:
         former: Mapping[str, Table] | None,
     ) -> None:
         """Serve one vendor; raises what its code raises where it cannot even be loaded."""
-        settings = vendor_settings(config, vendor.name)
+        settings = settings_of(config, vendor)
         # Its module may do anything when it is imported, also wait.
         backend = await asyncio.to_thread(registry.load_backend, vendor, settings)
         if (earlier := self.runtimes.get(vendor.name)) is not None:

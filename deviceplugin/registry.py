@@ -78,7 +78,7 @@ def _unfit(vendor: object) -> str:
             f"its name {vendor.name!r:.80} is not made of lower-case letters, digits and - only, "
             "a letter first, 2 to 32 of them"
         )
-    for field in ("presence", "library_path"):
+    for field in ("presence", "library_path", "shared_sections"):
         value = getattr(vendor, field)
         if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
             return f"its {field} is {value!r:.80}, not a tuple of strings"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ import structlog
 from deviceplugin import formersplits, health, splitting
 from deviceplugin.allocation.allocator import ResourceAllocator, Surroundings
 from deviceplugin.cdi import Spec
-from deviceplugin.kubelet.checkpoint import Checkpoint, Entry
+from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.kubelet.resource import Resource
 from deviceplugin.kubelet.server import ResourceServer
@@ -38,9 +38,12 @@ from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.refusal import RefusalError
 from deviceplugin.scheduled.registration import Offer, offer
+from deviceplugin.tidying import Tidying, holders, unlisted
 from deviceplugin.vendor import (
+    DriverError,
     Grant,
     InventoryWriter,
+    NodeAnnotator,
     NodeBackend,
     PhysicalDevice,
     Planner,
@@ -48,6 +51,7 @@ from deviceplugin.vendor import (
     ResourcePlan,
     Safeguarded,
     Snapshot,
+    Tidier,
     Vendor,
     VendorSettings,
 )
@@ -113,6 +117,7 @@ class VendorRuntime:
         self._holdings: tuple[Holding, ...] | None = None
         self._remembered: dict[str, Mapping[str, splitting.VirtualDevice]] = {}
         self._checkpoint = Checkpoint(places.plugin_dir)
+        self._tidying = Tidying()
         self._log = structlog.get_logger().bind(vendor=vendor.name)
 
     @property
@@ -173,6 +178,7 @@ class VendorRuntime:
             await self._reconcile_specs(holdings)
         self._retire()
         await self._remember()
+        await self._tidy(holdings)
 
     @property
     def unsettled(self) -> bool:
@@ -348,10 +354,14 @@ class VendorRuntime:
     def _offer(self, plan: ResourcePlan, table: splitting.Table) -> None:
         if self._announce is None:
             return
-        devices = None
+        devices, annotations = None, None
+        snapshot = self._inventory.snapshot()
         if isinstance(self._backend, Registrar) and plan.keys is not None:
-            devices = self._backend.registered(plan, self._inventory.snapshot())
-        self._announce(plan.resource, offer(plan, table, devices, scored=self._around.scored))
+            devices = self._backend.registered(plan, snapshot)
+        if isinstance(self._backend, NodeAnnotator) and plan.keys is not None:
+            annotations = self._backend.node_annotations(plan, snapshot)
+        found = offer(plan, table, devices, scored=self._around.scored, annotations=annotations)
+        self._announce(plan.resource, found)
 
     def _plans(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
         if not isinstance(self._backend, Planner):
@@ -387,11 +397,12 @@ class VendorRuntime:
         task = asyncio.create_task(server.run(), name=plan.resource)
         self._served[plan.resource] = _Served(resource, allocator, server, task)
 
-    async def make(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def make(self, allocation: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """A hard partition, made in the probe; the devices are looked at again after it.
 
         Raises `DriverError`.
         """
+        self._tidying.asked(allocation, asyncio.get_running_loop().time())
         answer = await self._probe.command("partition", request, PARTITION_SECONDS)
         await self._probe.discover()
         return answer
@@ -475,6 +486,26 @@ class VendorRuntime:
         if removed:
             self._log.info("removed CDI specifications of ended containers", count=len(removed))
 
+    async def _tidy(self, holdings: Sequence[Holding]) -> None:
+        """Partitions go once their containers have been gone for a while."""
+        if not isinstance(self._backend, Tidier):
+            return
+        now = asyncio.get_running_loop().time()
+        entries = await asyncio.to_thread(self._checkpoint.entries) or ()
+        names = {name: served.allocator.name_of for name, served in self._served.items()}
+        self._tidying.seen(holders(holdings, entries, names), now)
+        held = self._tidying.due(now)
+        if held is None:
+            return
+        try:
+            answer = await self._probe.command("tidy", {"held": held}, PARTITION_SECONDS)
+        except DriverError as error:
+            self._unsound("tidy", str(error))
+            return
+        self._tidying.done(held)
+        for what in answer.get("removed", ()):
+            self._log.info("tidied", removed=str(what)[:200])
+
     def _retire(self) -> None:
         """Ids of a former split leave the list once nobody holds them. They were not handed out any
         more since the look before this one, so none of them is on its way into a container.
@@ -528,16 +559,6 @@ class VendorRuntime:
         gauge = self._metrics.virtual_devices
         gauge.labels(resource.name, "healthy").set(healthy)
         gauge.labels(resource.name, "unhealthy").set(len(resource.message.devices) - healthy)
-
-
-def unlisted(entries: Iterable[Entry], holdings: Iterable[Holding]) -> Iterator[Entry]:
-    """The entries of kubelet's checkpoint whose pod has another container that kubelet lists: so
-    it lives, and ordinary init containers of it, which are never listed, may start again.
-    """
-    listed = {(item.resource, item.ids) for item in holdings}
-    entries = tuple(entries)
-    living = {entry.pod_uid for entry in entries if (entry.resource, entry.ids) in listed}
-    return (entry for entry in entries if entry.pod_uid in living)
 
 
 def _surplus(

@@ -72,7 +72,8 @@ class VendorKeys:
     `common_word` is its name wherever there is no key: the type of a request and of a pod's
     devices, exactly so written. On the node: `register`, `score`, `handshake` and `lock`. On the
     pod, by the scheduler: `to_allocate`, which the node's agent empties container by container,
-    `allocated`, which stays, and `others` of the vendor's own. On the pod, by people: `use_uuid`,
+    `allocated`, which stays, and `others` of the vendor's own. `node_others` are the vendor's own
+    on the node. On the pod, by people: `use_uuid`,
     `avoid_uuid`, `use_type` and `avoid_type`.
     """
 
@@ -85,6 +86,7 @@ class VendorKeys:
     handshake: str | None = None
     lock: str | None = None
     others: tuple[str, ...] = ()
+    node_others: tuple[str, ...] = ()
     use_uuid: str | None = None
     avoid_uuid: str | None = None
     use_type: str | None = None
@@ -175,6 +177,7 @@ _METAX_GPU = VendorKeys(
     registration=Registration.CAPACITY,
     to_allocate="hami.io/metax-gpu-devices-to-allocate",
     allocated="hami.io/metax-gpu-devices-allocated",
+    node_others=("metax-tech.com/gpu.topology.losses", "metax-tech.com/gpu.topology.scores"),
 )
 _METAX_SGPU = VendorKeys(
     common_word="Metax-SGPU",

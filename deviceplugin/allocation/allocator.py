@@ -56,8 +56,8 @@ class Surroundings:
 class Partitions(Protocol):
     """Hard partitions of a vendor's devices. Raises `DriverError`, and `OSError` for files."""
 
-    async def make(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The partition that a request describes, made in the probe."""
+    async def make(self, allocation: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The partition that a request describes, made in the probe for that allocation."""
 
     async def describe(self, device: PhysicalDevice) -> None:
         """Have the CDI inventory name a partition that is newer than the last discovery."""
@@ -249,7 +249,7 @@ class ResourceAllocator:
             return False
         ask = self._ask(table, self.checked(ids, table, admitting=False))
         granted = self._mode.known(ask)
-        if granted is None or any(grant.slot for grant in granted.grants):
+        if granted is None or self._divides(granted):
             return False  # partitions are found again when their container starts
         if self._mode.deferred:
             await self._write_deferred(ask, granted)
@@ -293,7 +293,8 @@ class ResourceAllocator:
                     grants.append(grant)
                     continue
                 answer = await self._partition.make(
-                    {**request, "in_use": self._in_use(granted, grant)}
+                    granted.owner.allocation_id,
+                    {**request, "in_use": self._in_use(granted, grant)},
                 )
                 made = self._backend.slot_granted(grant, answer)
                 self._partitions[grant.device.uuid, grant.slot] = made.device.uuid
@@ -304,6 +305,16 @@ class ResourceAllocator:
                 f"{self._resource.name}: {error}", "partition", Blame.TRY_AGAIN
             ) from None
         return replace(granted, grants=tuple(grants))
+
+    def _divides(self, granted: Granted) -> bool:
+        """Whether a grant needs partitions."""
+        backend = self._backend
+        try:
+            return isinstance(backend, Slotted) and any(
+                backend.slot_request(grant, granted.owner) is not None for grant in granted.grants
+            )
+        except ValueError:
+            return True
 
     def _in_use(self, granted: Granted, grant: Grant) -> list[dict[str, str]]:
         return [

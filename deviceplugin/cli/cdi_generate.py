@@ -26,7 +26,7 @@ def generate(out: Path | None, **values: object) -> None:
     from deviceplugin import registry
     from deviceplugin.cdi import CDIError, dumps, write_spec
     from deviceplugin.cli.probing import ask, load_or_exit
-    from deviceplugin.config import vendor_settings
+    from deviceplugin.config import settings_of
     from deviceplugin.vendor import InventoryWriter
 
     config = load_or_exit(values).config
@@ -41,7 +41,7 @@ def generate(out: Path | None, **values: object) -> None:
             failed = failed or answer.state != "absent"
             continue
         backend = registry.load_backend(
-            vendors[answer.vendor], vendor_settings(config, answer.vendor)
+            vendors[answer.vendor], settings_of(config, vendors[answer.vendor])
         )
         if not isinstance(backend, InventoryWriter):
             click.echo(f"{answer.vendor}: its devices have no CDI names of their own", err=True)

@@ -14,7 +14,7 @@ import click
 
 from deviceplugin import registry
 from deviceplugin.agent import is_present
-from deviceplugin.config import Config, ConfigError, Loaded, load, vendor_settings
+from deviceplugin.config import Config, ConfigError, Loaded, load, settings_of
 from deviceplugin.health import admit
 from deviceplugin.probe.supervisor import (
     DriverAbsent,
@@ -87,9 +87,7 @@ async def _ask(vendor: Vendor, config: Config) -> Answer:
                 answered.set_result(Answer(vendor.name, "failed", reason=reason))
 
     timing = Timing(deadline=config.probe.deadline_seconds)
-    probe = asyncio.create_task(
-        Probe(vendor, vendor_settings(config, vendor.name), timing, handle).run()
-    )
+    probe = asyncio.create_task(Probe(vendor, settings_of(config, vendor), timing, handle).run())
     try:
         return await answered
     finally:

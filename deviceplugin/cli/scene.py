@@ -15,7 +15,7 @@ from deviceplugin.agent import is_present
 from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.api.problems import Problem
 from deviceplugin.cli import probing
-from deviceplugin.config import Config, ConfigError, load, vendor_settings
+from deviceplugin.config import Config, ConfigError, load, settings_of, vendor_settings
 from deviceplugin.doctor.cluster import Cluster, SnapshotCluster
 from deviceplugin.doctor.driver import cards
 from deviceplugin.doctor.files import HostFiles
@@ -174,7 +174,7 @@ def _planned(
             continue
         vendor = vendors[answer.vendor]
         try:
-            backend = registry.load_backend(vendor, vendor_settings(config, vendor.name))
+            backend = registry.load_backend(vendor, settings_of(config, vendor))
             plans = backend.plan(answer.snapshot) if isinstance(backend, Planner) else ()
         except Exception:  # noqa: S112 - a vendor's trouble with its configuration is its probe's
             continue

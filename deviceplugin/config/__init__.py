@@ -16,7 +16,7 @@ from deviceplugin.config.schema import (
     Replicas,
     Sharing,
 )
-from deviceplugin.config.settings import effective, vendor_settings
+from deviceplugin.config.settings import effective, section_of, settings_of, vendor_settings
 
 __all__ = [
     "OPTIONS",
@@ -34,5 +34,7 @@ __all__ = [
     "config_files",
     "effective",
     "load",
+    "section_of",
+    "settings_of",
     "vendor_settings",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from deviceplugin import vendor
 from deviceplugin.config.options import OPTIONS, Option
 from deviceplugin.config.schema import Config
 
-__all__ = ["effective", "vendor_settings"]
+__all__ = ["effective", "section_of", "settings_of", "vendor_settings"]
 
 NONE: Mapping[str, object] = MappingProxyType({})
 
@@ -20,6 +21,22 @@ def effective(config: Config, option: Option) -> object:
     for part in option.field.split("."):
         value = getattr(value, part)
     return value
+
+
+def section_of(config: Config, descriptor: vendor.Vendor) -> Mapping[str, object]:
+    """A vendor's part of the file: its own section, and below it what it shares with others."""
+    own = config.sections.get(descriptor.section or descriptor.name, NONE)
+    shared: dict[str, object] = {}
+    for key in descriptor.shared_sections:
+        found = config.sections.get(key)
+        if found is not None:  # a list is kept below its own name
+            shared[key] = found[key] if set(found) == {key} else found
+    return MappingProxyType({**own, **shared}) if shared else own
+
+
+def settings_of(config: Config, descriptor: vendor.Vendor) -> vendor.VendorSettings:
+    """What a vendor may know of this node."""
+    return replace(vendor_settings(config, ""), section=section_of(config, descriptor))
 
 
 def vendor_settings(config: Config, section: str) -> vendor.VendorSettings:

@@ -23,6 +23,7 @@ from deviceplugin.vendor import (
     NodeBackend,
     Partitioner,
     Snapshot,
+    Tidier,
 )
 
 
@@ -81,12 +82,14 @@ class Child:
         self._watch(backend, snapshot)
 
     def partition(self, backend: NodeBackend, command: Mapping[str, Any]) -> None:
-        """Carry out ``partition`` or ``release`` and answer under the command's id."""
+        """Carry out ``partition``, ``release`` or ``tidy`` and answer under the command's id."""
         identity = command.get("id")
         try:
-            if not isinstance(backend, Partitioner):
+            if command["type"] == "tidy" and isinstance(backend, Tidier):
+                result = {"removed": list(backend.tidy(command["request"]["held"]))}
+            elif not isinstance(backend, Partitioner):
                 raise DriverError("this vendor makes no partitions on demand")
-            if command["type"] == "partition":
+            elif command["type"] == "partition":
                 result = dict(backend.partition(command["request"]))
             elif command["type"] == "release":
                 backend.release(command["request"])

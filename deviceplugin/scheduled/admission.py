@@ -34,7 +34,7 @@ class NotAdmissibleError(ValueError):
 
 
 def shares(
-    devices: Sequence[ContainerDevice], asked: int, table: Table, resource: str
+    devices: Sequence[ContainerDevice], asked: int, table: Table, plan: ResourcePlan
 ) -> tuple[Share, ...]:
     """The shares that an annotation gives a container, in the order of the node's devices.
 
@@ -51,14 +51,15 @@ def shares(
     order = {uuid: position for position, uuid in enumerate(table.devices)}
     found = []
     for device in devices:
-        if device.uuid not in order:
+        uuid = plan.names.get(device.uuid, device.uuid)
+        if uuid not in order:
             raise NotAdmissibleError(
                 f"the annotation names device {device.uuid!r:.80}, which this node does not offer "
-                f"as {resource}",
+                f"as {plan.resource}",
                 "foreign-device",
             )
         slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
-        found.append(Share(device.uuid, device.memory, device.cores, slot))
+        found.append(Share(uuid, device.memory, device.cores, slot))
     if len({(share.uuid, share.slot) for share in found}) < len(found):
         raise NotAdmissibleError("the annotation names a device twice", "duplicate-device")
     return tuple(sorted(found, key=lambda share: (order[share.uuid], share.slot)))

@@ -47,7 +47,7 @@ def new_record(
         namespace=pod.namespace,
         pod=pod.name,
         container=asker.container.name,
-        shares=admission.shares(found[0].devices, len(ask.ids), ask.table, resource),
+        shares=admission.shares(found[0].devices, len(ask.ids), ask.table, ask.plan),
         init=asker.container.is_ordinary_init,
     )
     if not held:

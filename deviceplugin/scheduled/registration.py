@@ -7,8 +7,9 @@ changes only when something did.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
 from deviceplugin.api.hami import handshake, register, scores
 from deviceplugin.api.hami.keys import VENDORS, Registration, VendorKeys
@@ -43,11 +44,14 @@ INT32 = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One resource's devices for schedulers; `scores` only where they are wanted."""
+    """One resource's devices for schedulers; `scores` only where they are wanted. `annotations`
+    are the node's in the vendor's own form.
+    """
 
     keys: VendorKeys
     devices: tuple[NodeDevice, ...]
     scores: tuple[scores.PairScores, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def described(plan: ResourcePlan, table: Table) -> tuple[NodeDevice, ...]:
@@ -62,10 +66,16 @@ def described(plan: ResourcePlan, table: Table) -> tuple[NodeDevice, ...]:
 
 
 def offer(
-    plan: ResourcePlan, table: Table, devices: Sequence[NodeDevice] | None, *, scored: bool
+    plan: ResourcePlan,
+    table: Table,
+    devices: Sequence[NodeDevice] | None,
+    *,
+    scored: bool,
+    annotations: Mapping[str, str] | None = None,
 ) -> Offer | None:
     """The offer of a resource that schedulers know; None for any other. `devices` is the vendor's
-    own description, None where it has none.
+    own description, None where it has none; `annotations` are the vendor's own. Raises
+    `ValueError` for annotations that are not this resource's.
     """
     if plan.keys is None:
         return None
@@ -74,7 +84,13 @@ def offer(
         scores.PairScores(d.uuid, {u: s for u, s in d.links.items() if u in table.devices})
         for d in table.devices.values()
     )
-    return Offer(plan.keys, found, pairs if scored else ())
+    own = dict(annotations or {})
+    if strange := sorted(own.keys() - keys_of(plan.keys)):
+        raise ValueError(
+            f"{plan.resource}: the vendor writes the annotation {strange[0]!r:.80}, which is none "
+            "of this resource's; name it in the resource's keys"
+        )
+    return Offer(plan.keys, found, pairs if scored else (), MappingProxyType(own))
 
 
 def node_annotations(offers: Sequence[Offer], *, deferred: bool) -> dict[str, str]:
@@ -84,6 +100,7 @@ def node_annotations(offers: Sequence[Offer], *, deferred: bool) -> dict[str, st
     wanted: dict[str, str] = {}
     for item in offers:
         keys = item.keys
+        wanted |= item.annotations
         if keys.register is None or not item.devices:
             continue
         if keys.registration is Registration.JSON:
@@ -132,7 +149,8 @@ def handshakes(
 
 def keys_of(keys: VendorKeys) -> tuple[str, ...]:
     """Every annotation of a node that is one resource's."""
-    return tuple(key for key in (keys.register, keys.score, keys.handshake) if key)
+    own = (keys.register, keys.score, keys.handshake, *keys.node_others)
+    return tuple(key for key in own if key)
 
 
 def _described(device: PhysicalDevice, plan: ResourcePlan, word: str) -> NodeDevice:

@@ -39,6 +39,7 @@ __all__ = [
     "HostDirectory",
     "InventoryWriter",
     "Mount",
+    "NodeAnnotator",
     "NodeBackend",
     "NodeDevice",
     "Owner",
@@ -57,6 +58,7 @@ __all__ = [
     "Snapshot",
     "Spec",
     "Split",
+    "Tidier",
     "Vendor",
     "VendorKeys",
     "VendorSettings",
@@ -172,7 +174,9 @@ class ResourcePlan:
     """One extended resource: its name, the uuids of its devices in order, and their split.
 
     `keys` are the annotations by which schedulers hand it out (`api.hami.keys`); None for a
-    resource that kubelet alone hands out. `mode` is the operating mode that they are told.
+    resource that kubelet alone hands out. `mode` is the operating mode that they are told. `names`
+    are the uuids of devices by what schedulers call them, where that is not their uuid: those that
+    count a node's devices off its capacity give them names of their own.
     """
 
     resource: str
@@ -180,6 +184,7 @@ class ResourcePlan:
     split: Split = Split()
     keys: VendorKeys | None = None
     mode: str = ""
+    names: Mapping[str, str] = field(default_factory=_empty, hash=False)
 
 
 # --- what a container gets ---------------------------------------------------------------------
@@ -322,7 +327,11 @@ class Vendor:
     """The descriptor behind the entry point: cheap to import, names everything else.
 
     `node` is ``module:attribute``, called with `VendorSettings`, returns a `NodeBackend`.
-    `resource` is the extended resource of a vendor that plans none itself. `presence` are glob
+    `scheduling` is too, a `vendor.scheduling.Decider`; empty where schedulers know the vendor by
+    no annotation. `resource` is the extended resource of a vendor that plans none itself. `section`
+    is its key of the configuration file, the name where empty; `shared_sections` are keys that
+    programs beside ours read too, handed over below that section under their own names (``vnpus``,
+    ``iluvatars``). `presence` are glob
     patterns, relative to the host's root, of which one must match for the vendor to count as
     present; without any the vendor serves only where the operator names it. `library_path` are
     directories, below the host's root, that the probe's dynamic loader searches in addition.
@@ -333,6 +342,9 @@ class Vendor:
     resource: str
     presence: tuple[str, ...] = ()
     library_path: tuple[str, ...] = ()
+    scheduling: str = ""
+    section: str = ""
+    shared_sections: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -369,6 +381,16 @@ class Registrar(Protocol):
 
     def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
         """The devices of a resource as its schedulers read them. Pure."""
+
+
+@runtime_checkable
+class NodeAnnotator(Protocol):
+    """The vendor's schedulers read more of the node, or in another form, than HAMi's lists."""
+
+    def node_annotations(self, plan: ResourcePlan, snapshot: Snapshot) -> Mapping[str, str]:
+        """Annotations of the node, of a resource's keys only (`VendorKeys.register` where its form
+        is the vendor's own, and `VendorKeys.node_others`). Pure.
+        """
 
 
 @runtime_checkable
@@ -440,10 +462,28 @@ class Partitioner(Protocol):
 
 
 @runtime_checkable
+class Tidier(Protocol):
+    """What `Partitioner.partition` made outlives its container unless somebody removes it. Runs in
+    the probe.
+    """
+
+    def tidy(self, held: Sequence[Mapping[str, str]]) -> Sequence[str]:
+        """Remove what was made for containers that hold nothing any more; what was removed, a
+        sentence each.
+
+        `held` are all that may still need theirs: ``allocation``, ``pod_uid``, ``namespace``,
+        ``pod`` and ``container``, empty where unknown. Whoever asked for a partition in the last
+        minutes is among them. Raises `DriverError`.
+        """
+
+
+@runtime_checkable
 class Slotted(Protocol):
-    """Schedulers grant hard partitions by their place on a card (`Grant.slot`), and the node makes
-    them when a container needs them: `slot_request` in the agent, `Partitioner.partition` in the
-    probe, `slot_granted` in the agent, and then `NodeBackend.edits` with the grant that is left.
+    """Grants become hard partitions on the node when a container needs them, at the place on the
+    card that a scheduler chose (`Grant.slot`) or at any: `slot_request` in the agent,
+    `Partitioner.partition` in the probe, `slot_granted` in the agent, and then `NodeBackend.edits`
+    with the grant that is left. A container that starts again asks again, so the same request must
+    find the same partition.
     """
 
     def slot_request(self, grant: Grant, owner: Owner) -> Mapping[str, Any] | None:

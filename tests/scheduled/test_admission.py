@@ -37,7 +37,7 @@ def device(uuid: str, memory: int = 100, cores: int = 10) -> ContainerDevice:
 
 
 def test_devices_stand_in_the_nodes_order(table: Any) -> None:
-    found = shares([device("c"), device("a")], 2, table, RESOURCE)
+    found = shares([device("c"), device("a")], 2, table, ResourcePlan(RESOURCE, ()))
     assert [share.uuid for share in found] == ["a", "c"]
 
 
@@ -53,13 +53,13 @@ def test_what_is_not_ours_is_refused(
     devices: list[str], asked: int, reason: str, table: Any
 ) -> None:
     with pytest.raises(NotAdmissibleError) as refused:
-        shares([device(uuid) for uuid in devices], asked, table, RESOURCE)
+        shares([device(uuid) for uuid in devices], asked, table, ResourcePlan(RESOURCE, ()))
     assert refused.value.reason == reason
 
 
 def test_two_slots_of_one_card_are_two_devices(table: Any) -> None:
     pair = [replace(device("a"), slot=MigSlot(1, 0)), replace(device("a"), slot=MigSlot(1, 2))]
-    assert [s.slot for s in shares(pair, 2, table, RESOURCE)] == ["1-0", "1-2"]
+    assert [s.slot for s in shares(pair, 2, table, ResourcePlan(RESOURCE, ()))] == ["1-0", "1-2"]
 
 
 def test_a_held_slot_is_refused_by_its_holders_name(table: Any, plan: Any) -> None:
