@@ -70,6 +70,10 @@ class ScriptedScheduler:
             annotations[wish.keys.allocated] = text
             if wish.keys.to_allocate:
                 annotations[wish.keys.to_allocate] = text
+        self.annotate(namespace, name, annotations)
+
+    def annotate(self, namespace: str, name: str, annotations: Mapping[str, str]) -> None:
+        """Write a decision for this node to the pod."""
         self._patch(namespace, name, annotations, labels={VGPU_NODE: self.node})
 
     def bind(self, namespace: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The scheduling half of a vendor: what pods may ask, which cards fit, what the decision looks like.
+"""The scheduling half of a vendor: what pods may ask, which cards fit, what a decision looks like.
 
 All of it is pure and needs no driver, so that a scheduler never loads one. A backend stands for one
 *word* (`VendorKeys.common_word`): one sort of device with one resource to count it. It says how a

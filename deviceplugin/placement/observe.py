@@ -1,0 +1,153 @@
+"""A node and what is in use of its cards, from annotations. Pure (hami-scheduler.md 3, 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from deviceplugin.api.hami import poddevices, register, scores
+from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.hami.keys import Registration
+from deviceplugin.api.hami.poddevices import ContainerDevice
+from deviceplugin.vendor.scheduling import (
+    Card,
+    Inventory,
+    NodeDevice,
+    NodeFacts,
+    SchedulingBackend,
+    Tenant,
+)
+
+__all__ = ["Held", "NodeView", "cards_with", "devices_of", "held_of", "node_view", "read_devices"]
+
+CORDON = "hami.io/device-cordon"
+"""On nodes, by people: uuids, joined by commas, that get no new container (HAMi 2.10)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What one container of a pod holds of one word. `pod` is ``namespace/name``, `init` an init
+    container that runs to its end before the others start.
+    """
+
+    uid: str
+    pod: str
+    devices: tuple[ContainerDevice, ...]
+    init: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node's cards by word, in the order of their indices. `cordoned` uuids get nobody new."""
+
+    facts: NodeFacts
+    cards: Mapping[str, tuple[Card, ...]]
+    cordoned: frozenset[str] = frozenset()
+
+    def with_cards(self, word: str, cards: Sequence[Card]) -> NodeView:
+        """The same node with other cards of a word."""
+        return replace(self, cards=MappingProxyType({**self.cards, word: tuple(cards)}))
+
+
+def node_view(
+    facts: NodeFacts, backends: Iterable[SchedulingBackend]
+) -> tuple[NodeView, tuple[AnnotationError, ...]]:
+    """The node with nothing in use, and the annotations that cannot be read: such a word is not on
+    the node, and no other is disturbed.
+    """
+    found, problems = {}, []
+    for backend in backends:
+        try:
+            devices = devices_of(facts, backend)
+        except AnnotationError as error:
+            problems.append(error)
+            continue
+        if devices:
+            found[backend.keys.common_word] = tuple(map(Card, devices))
+    cordoned = frozenset(
+        text for part in facts.annotations.get(CORDON, "").split(",") if (text := part.strip())
+    )
+    return NodeView(facts, MappingProxyType(found), cordoned), tuple(problems)
+
+
+def devices_of(facts: NodeFacts, backend: SchedulingBackend) -> tuple[NodeDevice, ...]:
+    """A word's devices on a node, by index; none where the node says nothing of them. Of two with
+    one uuid the first counts. Raises `AnnotationError`.
+    """
+    if isinstance(backend, Inventory):
+        devices: Sequence[NodeDevice] = backend.devices(facts)
+    else:
+        devices = read_devices(facts, backend)
+    unique = {device.uuid: device for device in reversed(devices)}
+    return tuple(sorted(unique.values(), key=lambda device: device.index))
+
+
+def read_devices(facts: NodeFacts, backend: SchedulingBackend) -> tuple[NodeDevice, ...]:
+    """The devices in one of HAMi's two forms, with how well they are connected where the node says
+    so. Raises `AnnotationError`.
+    """
+    keys = backend.keys
+    if keys.register is None or keys.registration not in (Registration.JSON, Registration.LEGACY):
+        return ()
+    text = facts.annotations.get(keys.register, "")
+    devices = register.decode(text, keys.register) if text else ()
+    if keys.score and (told := facts.annotations.get(keys.score)):
+        pairs = {pair.uuid: pair for pair in scores.decode(told, keys.score)}
+        devices = tuple(replace(d, pair_scores=pairs.get(d.uuid)) for d in devices)
+    return devices
+
+
+def held_of(
+    annotations: Mapping[str, str], backend: SchedulingBackend
+) -> tuple[tuple[ContainerDevice, ...], ...]:
+    """What a pod's annotations say that its containers hold of a word. Raises `AnnotationError`."""
+    keys = backend.keys
+    text = annotations.get(keys.allocated, "")
+    return poddevices.of_type(poddevices.decode(text, keys.allocated), keys.common_word)
+
+
+def cards_with(cards: Sequence[Card], held: Iterable[Held]) -> tuple[Card, ...]:
+    """The cards with everything in use that pods hold. A pod's ordinary init containers are over
+    before its others begin, so it counts with the larger of the two. Devices that are not among
+    the cards count nowhere; that is for the caller to notice.
+    """
+    found = {card.uuid: card for card in cards}
+    pods: dict[str, list[Held]] = {}
+    for item in held:
+        pods.setdefault(item.uid, []).append(item)
+    for items in pods.values():
+        for uuid in {device.uuid for item in items for device in item.devices} & found.keys():
+            found[uuid] = _with_pod(found[uuid], items)
+    return tuple(found[card.uuid] for card in cards)
+
+
+def _with_pod(card: Card, items: Sequence[Held]) -> Card:
+    first, rest = Card(card.device), Card(card.device)
+    slots: list[Tenant] = []
+    for item in items:
+        for device in item.devices:
+            if device.uuid != card.uuid:
+                continue
+            slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
+            tenant = Tenant(item.pod, device.memory, device.cores, slot, item.annotations)
+            slots.append(tenant)
+            if item.init:
+                alone = Card(card.device).with_tenant(tenant)
+                first = Card(
+                    card.device,
+                    (),
+                    max(first.used, alone.used),
+                    max(first.used_memory_mib, alone.used_memory_mib),
+                    max(first.used_cores, alone.used_cores),
+                )
+            else:
+                rest = rest.with_tenant(tenant)
+    return Card(
+        card.device,
+        (*card.tenants, *slots),
+        card.used + max(first.used, rest.used),
+        card.used_memory_mib + max(first.used_memory_mib, rest.used_memory_mib),
+        card.used_cores + max(first.used_cores, rest.used_cores),
+    )

@@ -1,0 +1,12 @@
+"""Huawei Ascend NPUs: whole, or in virtual NPUs that driver and runtime hold apart."""
+
+from deviceplugin.vendor import Vendor
+
+VENDOR = Vendor(
+    name="ascend",
+    node="deviceplugin.vendors.ascend.node:AscendNode",
+    resource="huawei.com/Ascend910B4",
+    presence=("dev/davinci_manager", "dev/davinci[0-9]*"),
+    scheduling="deviceplugin.vendors.ascend.scheduling:backends",
+    shared_sections=("vnpus",),
+)

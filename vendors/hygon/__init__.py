@@ -1,0 +1,11 @@
+"""Hygon DCUs: whole, or in virtual DCUs of some compute units and memory."""
+
+from deviceplugin.vendor import Vendor
+
+VENDOR = Vendor(
+    name="hygon",
+    node="deviceplugin.vendors.hygon.node:HygonNode",
+    resource="hygon.com/dcunum",
+    presence=("dev/mkfd",),
+    scheduling="deviceplugin.vendors.hygon.scheduling:backends",
+)
