@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from deviceplugin.api.hami.keys import MUTEX_LOCK, VENDORS, Registration, VendorKeys
-from deviceplugin.vendor import VendorSettings
-from deviceplugin.vendors.mock import VENDOR, reading
+from deviceplugin.vendor import Vendor, VendorSettings
+from deviceplugin.vendors.mock import VENDOR, imitation, reading
 from deviceplugin.vendors.mock.fields import Fields, nearest, shown
 from deviceplugin.vendors.mock.profile import Profile
 
@@ -25,6 +28,9 @@ KEYS = (
     "faults",
     "startedAt",
     "word",
+    "imitate",
+    "section",
+    "harmless",
 )
 SOURCE = "section mock"
 
@@ -41,13 +47,17 @@ KEYS_OF_OUR_OWN = VendorKeys(
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """What is served, since when (unix seconds; None: since the first discovery), and what the
-    section says that nobody understands. `keys` are the annotations that schedulers use.
+    section says that nobody understands. `keys` are the annotations that schedulers use. `imitated`
+    is the vendor whose part is played, with its own `section`.
     """
 
     profile: Profile
     started_at: float | None = None
     keys: VendorKeys = KEYS_OF_OUR_OWN
     problems: tuple[str, ...] = ()
+    imitated: Vendor | None = None
+    section: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    harmless: bool = True
 
 
 def configured(settings: VendorSettings) -> Configuration:
@@ -63,9 +73,30 @@ def configured(settings: VendorSettings) -> Configuration:
     )
     known = {key: value for key, value in settings.section.items() if key in KEYS}
     section = Fields(known, SOURCE, "", KEYS)
-    profile = _overridden(_profile(section, settings.node_name), section)
+    imitated = _imitated(section)
+    profile = _overridden(_profile(section, settings.node_name, imitated), section)
     started = section.number("startedAt") if "startedAt" in section else None
-    return Configuration(profile, started, _keys(section), problems)
+    return Configuration(
+        profile,
+        started,
+        _keys(section),
+        problems,
+        imitated,
+        MappingProxyType({key: value for key, _, value in section.members("section")}),
+        section.flag("harmless", True),
+    )
+
+
+def _imitated(section: Fields) -> Vendor | None:
+    """The vendor whose part is played."""
+    name = section.text("imitate", "")
+    if not name:
+        return None
+    known = imitation.installed_names()
+    vendor = imitation.vendor_named(name) if name in known else None
+    if vendor is None:
+        raise section.wrong("imitate", f"no vendor {shown(name)}", nearest(name, known))
+    return vendor
 
 
 def _keys(section: Fields) -> VendorKeys:
@@ -83,13 +114,20 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
 
-def _profile(section: Fields, node_name: str) -> Profile:
+def _profile(section: Fields, node_name: str, imitated: Vendor | None) -> Profile:
     if "node" in section:
         if "profile" in section:
             raise section.wrong("node", "stands beside profile", "remove one of the two")
         data = section.raw("node")
         source = f"{SOURCE}: node"
         return reading.read(data, source, VENDOR.resource, seed=node_name, inline=True)
+    if imitated is not None and "profile" not in section:
+        text, source = imitation.own_profile(imitated), f"{imitated.name}'s own profile"
+        if not text:
+            remedy = "name a profile or describe a node beside it"
+            raise section.wrong("imitate", f"{imitated.name} brings no profile of its own", remedy)
+        data = reading.parse(text, source)
+        return reading.read(data, source, imitated.resource, seed=f"{node_name}/{imitated.name}")
     name = section.text("profile", DEFAULT_PROFILE)
     path = Path(name)
     if "/" not in name and path.suffix not in (".yaml", ".yml"):

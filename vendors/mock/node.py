@@ -26,6 +26,7 @@ from deviceplugin.vendor import (
     Grant,
     HealthEvent,
     HostDirectory,
+    NodeBackend,
     Owner,
     PhysicalDevice,
     ResourcePlan,
@@ -33,7 +34,7 @@ from deviceplugin.vendor import (
     Split,
     VendorSettings,
 )
-from deviceplugin.vendors.mock import partitions, scenario
+from deviceplugin.vendors.mock import imitation, partitions, scenario
 from deviceplugin.vendors.mock.configuration import Configuration, configured
 from deviceplugin.vendors.mock.profile import FaultKind, Profile, ProfileError
 from deviceplugin.vendors.mock.reading import SEPARATORS
@@ -263,9 +264,18 @@ class ExposedMockNode(MockNode):
         return EXPOSURE
 
 
-def create(settings: VendorSettings) -> MockNode:
-    """The node of these settings; the profile's key ``exposure`` chooses its kind."""
+def create(settings: VendorSettings) -> NodeBackend:
+    """The node of these settings: a vendor's that is imitated, or our own; then the profile's key
+    ``exposure`` chooses its kind.
+    """
     loaded = _loaded(settings)
+    if isinstance(loaded, Configuration) and loaded.imitated is not None:
+        return imitation.imitation(
+            loaded.imitated,
+            replace(settings, section=loaded.section),
+            MockNode(settings, configuration=loaded),
+            harmless=loaded.harmless,
+        )
     exposed = isinstance(loaded, Configuration) and loaded.profile.exposure
     return (ExposedMockNode if exposed else MockNode)(settings, configuration=loaded)
 
