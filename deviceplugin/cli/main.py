@@ -15,6 +15,10 @@ COMMANDS = {
     "record": ("deviceplugin.cli.record:record", "Save what this node's drivers say."),
     "mps": ("deviceplugin.cli.mps:mps", "Run NVIDIA's MPS daemons for shared resources."),
     "doctor": ("deviceplugin.cli.doctor:doctor", "Say what is wrong with this node, and why."),
+    "conformance": (
+        "deviceplugin.cli.conformance:conformance",
+        "Check a vendor's module against the contract.",
+    ),
     "hook": ("deviceplugin.cli.hook:hook", "Bring libvgpu to the host, and check it."),
     "cleanup": ("deviceplugin.cli.cleanup:cleanup", "Remove what the agent left on this node."),
     "cdi": ("deviceplugin.cli.cdi:cdi", "Look at CDI specifications."),

@@ -134,9 +134,13 @@ class Probe:
         finally:
             self._kill(process)
         # A call that hangs in the kernel outlives even SIGKILL; another child would hang there too.
-        while not await _reaped(process, self._timing.deadline):
-            reason = f"the probe (pid {process.pid}) hangs in the kernel and cannot be killed"
-            await self._handle(ProbeFailed("deadline", f"{reason}: reset the device or reboot"))
+        try:
+            while not await _reaped(process, self._timing.deadline):
+                reason = f"the probe (pid {process.pid}) hangs in the kernel and cannot be killed"
+                await self._handle(ProbeFailed("deadline", f"{reason}: reset the device or reboot"))
+        except asyncio.CancelledError:
+            await asyncio.shield(_reaped(process, self._timing.stop))
+            raise
         return healthy
 
     async def discover(self) -> None:

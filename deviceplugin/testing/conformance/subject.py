@@ -1,0 +1,255 @@
+"""The vendor under examination and what it says of its profile's node."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module, resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from deviceplugin import registry, splitting
+from deviceplugin.config import load, section_of, settings_of
+from deviceplugin.testing.conformance.model import NotApplicableError
+from deviceplugin.vendor import (
+    ContainerEdits,
+    DriverError,
+    Grant,
+    NodeBackend,
+    NodeDevice,
+    Owner,
+    Planner,
+    Registrar,
+    ResourcePlan,
+    Sharing,
+    Slotted,
+    Snapshot,
+    Vendor,
+    VendorSettings,
+)
+from deviceplugin.vendor.scheduling import SchedulingBackend, SchedulingSettings
+
+__all__ = ["Offered", "Subject", "SubjectError", "subject"]
+
+T = TypeVar("T")
+
+MOCK = "mock"
+
+
+class SubjectError(ValueError):
+    """What is to be examined cannot be found or read; says what to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One resource with its list of virtual devices."""
+
+    plan: ResourcePlan
+    table: splitting.Table
+
+    def grants(self) -> Iterator[tuple[Grant, ...]]:
+        """What a container gets for the first share of each device, and for two devices."""
+        ids: dict[str, str] = {}
+        for item in self.table.virtual.values():
+            ids.setdefault(item.uuid, item.id)
+        firsts = list(ids.values())
+        for identity in firsts:
+            yield splitting.grants(self.table, [identity])
+        if len(firsts) > 1:
+            yield splitting.grants(self.table, firsts[:2])
+
+
+@dataclass
+class Subject:
+    """A vendor, its configuration, and the node that its profile describes.
+
+    What the vendor is asked more than once is asked here, once; where that call fails, checks that
+    only need its answer do not apply: the check of that call itself tells.
+    """
+
+    vendor: Vendor
+    settings: VendorSettings
+    profile: Path
+    deadline_seconds: float = 30.0
+
+    def backend(self) -> NodeBackend:
+        """A new node half. Raises what the vendor raises."""
+        return registry.load_backend(self.vendor, self.settings)
+
+    @cached_property
+    def node(self) -> NodeBackend:
+        """One node half for all checks."""
+        return self._answer("its node half", self.backend)
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The profile's devices. Raises `SubjectError`."""
+        settings = replace(self.settings, section={"profile": str(self.profile)})
+        mock = registry.load_backend(registry.load().vendors[MOCK], settings)
+        try:
+            return mock.discover()
+        except DriverError as error:
+            raise SubjectError(f"{self.profile} cannot be used: {error}") from None
+
+    def plans_of(self, snapshot: Snapshot, backend: NodeBackend) -> tuple[ResourcePlan, ...]:
+        """The resources of a snapshot. Raises what the vendor raises."""
+        if not isinstance(backend, Planner):
+            uuids = tuple(device.uuid for device in snapshot.devices)
+            return (ResourcePlan(self.vendor.resource, uuids),) if uuids else ()
+        return tuple(backend.plan(snapshot))
+
+    @cached_property
+    def offered(self) -> tuple[Offered, ...]:
+        """Every resource of the profile's node."""
+        plans = self._answer("plan", lambda: self.plans_of(self.snapshot, self.node))
+        return tuple(Offered(plan, splitting.split(plan, self.snapshot)) for plan in plans)
+
+    @property
+    def scheduled(self) -> tuple[Offered, ...]:
+        """The resources that schedulers hand out."""
+        found = tuple(item for item in self.offered if item.plan.keys is not None)
+        if not found:
+            raise NotApplicableError("no resource has keys for schedulers")
+        return found
+
+    def registered(self, item: Offered) -> tuple[NodeDevice, ...]:
+        """The devices of a resource as schedulers read them."""
+        from deviceplugin.scheduled.registration import described
+
+        node = self.node
+        if isinstance(node, Registrar):
+            registered = node.registered
+            return self._answer("registered", lambda: tuple(registered(item.plan, self.snapshot)))
+        return described(item.plan, item.table)
+
+    def owner(self, item: Offered, **more: Any) -> Owner:
+        """A container that holds something of a resource."""
+        return Owner(resource=item.plan.resource, allocation_id="conformance-0123", **more)
+
+    def handed(self, item: Offered) -> Iterator[tuple[tuple[Grant, ...], ContainerEdits]]:
+        """Edits of several grants of a resource; none where partitions must be made first, nor of
+        several devices where the vendor refuses that.
+        """
+        node, owner = self.node, self.owner(item)
+        for grants in item.grants():
+            if self.partitioned(grants, owner):
+                continue
+            try:
+                edits = node.edits(grants, owner)
+            except ValueError:
+                continue  # whether it may refuse is the check `edits`
+            except Exception as error:
+                raise NotApplicableError("edits raised, which another check tells") from error
+            yield grants, edits
+
+    def partitioned(self, grants: Sequence[Grant], owner: Owner) -> bool:
+        """Whether any of these grants becomes a partition first."""
+        node = self.node
+        if not isinstance(node, Slotted):
+            return False
+        try:
+            return any(node.slot_request(grant, owner) is not None for grant in grants)
+        except ValueError:
+            return True
+
+    def limited(self) -> Iterator[tuple[Offered, tuple[Grant, ...]]]:
+        """Grants with limits that the vendor says it enforces."""
+        for item in self.offered:
+            if item.plan.split.sharing is Sharing.LIMITED:
+                for grants in item.grants():
+                    if all(grant.memory_mib for grant in grants):
+                        yield item, grants
+
+    @cached_property
+    def scheduling(self) -> tuple[SchedulingBackend, ...]:
+        """The scheduling half. Raises `NotApplicableError` where there is none."""
+        if not self.vendor.scheduling:
+            raise NotApplicableError("the vendor has no scheduling half")
+        return self._answer("its scheduling half", self.load_scheduling)
+
+    def load_scheduling(self) -> tuple[SchedulingBackend, ...]:
+        """A new scheduling half. Raises what the vendor raises."""
+        module, _, attribute = self.vendor.scheduling.partition(":")
+        made: Sequence[SchedulingBackend] = getattr(import_module(module), attribute)(
+            SchedulingSettings(self.settings.section)
+        )
+        return tuple(made)
+
+    def word(self, word: str) -> SchedulingBackend | None:
+        """The scheduling half of one word."""
+        found = (b for b in self.scheduling if b.keys.common_word == word)
+        return next(found, None)
+
+    def _answer(self, call: str, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except NotApplicableError:
+            raise
+        except Exception as error:
+            raise NotApplicableError(
+                f"{call} raised {type(error).__name__}, which another check tells"
+            ) from error
+
+
+def subject(
+    name: str,
+    profile: Path | None = None,
+    section: Mapping[str, Any] | None = None,
+    *,
+    vendor: Vendor | None = None,
+    deadline_seconds: float = 30.0,
+) -> Subject:
+    """The vendor of that name, or at ``module`` or ``module:ATTRIBUTE``; `vendor` spares the
+    search. Raises `SubjectError`.
+    """
+    vendor = vendor or _vendor(name)
+    config = load({}, {}).config
+    given = section_of(config, vendor) if section is None else copy.deepcopy(dict(section))
+    settings = replace(
+        settings_of(config, vendor), node_name="conformance", section=MappingProxyType(dict(given))
+    )
+    return Subject(vendor, settings, profile or _own_profile(vendor), deadline_seconds)
+
+
+def _vendor(name: str) -> Vendor:
+    found = registry.load()
+    if name in found.vendors:
+        return found.vendors[name]
+    module, _, attribute = name.partition(":")
+    if not attribute and "." not in name:
+        for broken in found.broken:
+            if broken.name == name:
+                raise SubjectError(f"the vendor {name} cannot be loaded: {broken.reason}")
+    try:
+        vendor = getattr(import_module(module), attribute or "VENDOR")
+    except ImportError as error:
+        known = ", ".join(found.vendors)
+        raise SubjectError(
+            f"{name!r} is neither an installed vendor ({known}) nor a module: {error}"
+        ) from None
+    except AttributeError as error:
+        raise SubjectError(f"{name!r}: {error}; write module:ATTRIBUTE") from None
+    if not isinstance(vendor, Vendor):
+        raise SubjectError(f"{name!r} is a {type(vendor).__name__}, not a deviceplugin Vendor")
+    return vendor
+
+
+def _own_profile(vendor: Vendor) -> Path:
+    package, _, name = vendor.profile.partition(":")
+    if not name:
+        raise SubjectError(
+            f"{vendor.name} brings no profile of its own: name one, made by `deviceplugin record` "
+            "on a node with the hardware or written by hand (docs/vendors/mock.md)"
+        )
+    try:
+        path = Path(str(resources.files(package).joinpath(name)))
+    except ImportError as error:
+        raise SubjectError(f"{vendor.name}: its profile {vendor.profile}: {error}") from None
+    if not path.is_file():
+        raise SubjectError(
+            f"{vendor.name}: its profile {path} is not there: list it as package data"
+        )
+    return path

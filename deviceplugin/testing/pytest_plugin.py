@@ -1,0 +1,55 @@
+"""The conformance checks as tests of your own suite: write
+
+    def test_conformance(conformance_check):
+        conformance_check()
+
+and name the vendor in pytest's configuration: ``deviceplugin_vendor = acme``; beside it, where the
+vendor brings no profile, ``deviceplugin_profile = path/to/profile.yaml``. Each check is one test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FIXTURE = "conformance_check"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The two settings; nothing is imported for those who do not use them."""
+    parser.addini("deviceplugin_vendor", "the device-plugin vendor that is to conform", default="")
+    parser.addini("deviceplugin_profile", "the node that stands for its hardware", default="")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test a check."""
+    if FIXTURE not in metafunc.fixturenames:
+        return
+    from deviceplugin.testing.conformance.checks import CHECKS
+
+    ids = [check.id for check in CHECKS]
+    metafunc.parametrize(FIXTURE, CHECKS, ids=ids, indirect=True)
+
+
+@pytest.fixture
+def conformance_check(request: pytest.FixtureRequest) -> Callable[[], None]:
+    """Runs one check of the configured vendor."""
+    from deviceplugin.testing.conformance.run import examined
+    from deviceplugin.testing.conformance.subject import subject
+
+    name = request.config.getini("deviceplugin_vendor")
+    if not name:
+        pytest.fail("name the vendor: deviceplugin_vendor = NAME in pytest's configuration")
+    profile = request.config.getini("deviceplugin_profile")
+    found = subject(name, request.config.rootpath / Path(profile) if profile else None)
+
+    def run() -> None:
+        result = examined(found, request.param)
+        if result.failed:
+            pytest.fail("\n".join([*result.wrong, f"Otherwise: {result.check.why}."]), False)
+        if result.skipped:
+            pytest.skip(result.skipped)
+
+    return run

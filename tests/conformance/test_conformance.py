@@ -1,0 +1,174 @@
+"""The conformance checks themselves: a sound vendor passes, each broken one fails its own check and
+no other, every installed vendor keeps what it promises, and people are told what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from deviceplugin import registry
+from deviceplugin.cli.main import cli
+from deviceplugin.testing.conformance.broken import SOUND, VENDORS
+from deviceplugin.testing.conformance.checks import CHECKS
+from deviceplugin.testing.conformance.model import Check
+from deviceplugin.testing.conformance.run import examined, run
+from deviceplugin.testing.conformance.subject import SubjectError, subject
+from deviceplugin.vendor import Vendor
+
+pytest_plugins = ["pytester"]
+
+BROKEN = [
+    pytest.param(check, vendor, id=f"{check}-{vendor.node.rpartition(':')[2]}{number}")
+    for check, vendors in VENDORS.items()
+    for number, vendor in enumerate(vendors)
+]
+ABSENT = {"wheel-only"}
+"""Checks whose broken vendor cannot be shipped, and is made in a test below."""
+
+OWN_PROFILES = [v.name for v in registry.load().vendors.values() if v.profile]
+
+
+def failing(vendor: Vendor) -> list[str]:
+    found = subject(vendor.name, vendor=vendor, deadline_seconds=5.0)
+    return [result.check.id for result in run(found) if result.failed]
+
+
+def test_a_sound_vendor_keeps_every_promise() -> None:
+    results = list(run(subject("sound", vendor=SOUND)))
+    assert [(r.check.id, r.wrong) for r in results if r.failed] == []
+    assert {r.check.id for r in results if r.skipped} == {"node-annotations"}
+
+
+@pytest.mark.parametrize(("check", "vendor"), BROKEN)
+def test_a_broken_vendor_fails_its_own_check_and_no_other(check: str, vendor: Vendor) -> None:
+    assert failing(vendor) == [check]
+
+
+def test_every_check_has_a_vendor_that_fails_it() -> None:
+    assert {check.id for check in CHECKS} == VENDORS.keys() | ABSENT
+
+
+def test_a_vendor_that_only_its_own_directory_can_import_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").write_text(
+        "from deviceplugin.testing.conformance.broken.sound import Node\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    vendor = Vendor(
+        name="sound",
+        node="only_here:Node",
+        resource=SOUND.resource,
+        presence=SOUND.presence,
+        scheduling=SOUND.scheduling,
+        profile=SOUND.profile,
+    )
+    found = subject("sound", vendor=vendor)
+    (check,) = (check for check in CHECKS if check.id == "wheel-only")
+    assert "only_here" in examined(found, check).wrong[0]
+
+
+@pytest.mark.parametrize("name", OWN_PROFILES)
+def test_built_in_vendors_conform(name: str) -> None:
+    wrong = {r.check.id: r.wrong for r in run(subject(name)) if r.failed}
+    assert wrong == {}
+
+
+def test_the_mock_conforms_with_a_shipped_profile() -> None:
+    profile = Path("vendors/mock/profiles/dgx-a100.yaml").resolve()
+    assert [r.check.id for r in run(subject("mock", profile)) if r.failed] == []
+
+
+def test_a_check_that_raises_is_a_finding_with_the_place() -> None:
+    def explode(_: object) -> list[str]:
+        raise ZeroDivisionError("by zero")
+
+    result = examined(subject("sound", vendor=SOUND), Check("x", "what", "why", explode))
+    assert result.failed
+    assert "ZeroDivisionError: by zero" in result.wrong[0]
+    assert "test_conformance.py" in result.wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("acmee", "neither an installed vendor"),
+        ("json", "write module:ATTRIBUTE"),
+        ("json:loads", "not a deviceplugin Vendor"),
+        ("deviceplugin.no.such", "nor a module"),
+    ],
+)
+def test_what_cannot_be_examined_is_explained(name: str, said: str) -> None:
+    with pytest.raises(SubjectError, match=said):
+        subject(name)
+
+
+def test_a_vendor_without_profile_is_told_how_to_get_one() -> None:
+    vendor = Vendor("bare", "a:b", "a.example.com/b")
+    with pytest.raises(SubjectError, match="deviceplugin record"):
+        subject("bare", vendor=vendor)
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def test_the_command_tells_what_is_broken_and_why_it_matters() -> None:
+    name = "deviceplugin.testing.conformance.broken.vendors:_vendor"
+    result = CliRunner().invoke(cli, ["conformance", name])
+    assert result.exit_code == 2
+    assert "not a deviceplugin Vendor" in result.output
+    sound = "deviceplugin.testing.conformance.broken:SOUND"
+    result = CliRunner().invoke(cli, ["conformance", sound, "--check", "edits", "--check", "cdi"])
+    assert result.exit_code == 0, result.output
+    assert "sound: 2 promises kept, 0 broken, 0 not checked" in result.output
+
+
+def test_the_command_answers_as_json_and_by_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    import deviceplugin.testing.conformance.broken as broken
+
+    monkeypatch.setattr(broken, "SOUND", VENDORS["limits"][0])
+    name = "deviceplugin.testing.conformance.broken:SOUND"
+    result = CliRunner().invoke(cli, ["conformance", name, "-o", "json", "--check", "limits"])
+    assert result.exit_code == 1
+    (check,) = json.loads(result.output)["checks"]
+    assert check["result"] == "broken"
+    assert "no difference" in check["wrong"][0]
+    text = CliRunner().invoke(cli, ["conformance", name, "--check", "limits"]).output
+    assert "Otherwise: shares are sold that nothing holds apart." in text
+
+
+def test_the_command_lists_its_checks() -> None:
+    result = CliRunner().invoke(cli, ["conformance", "x", "--list"])
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.output.splitlines()] == [c.id for c in CHECKS]
+
+
+def test_an_unknown_check_is_named() -> None:
+    result = CliRunner().invoke(cli, ["conformance", "mock", "--check", "edit"])
+    assert result.exit_code == 2
+    assert "no check 'edit'" in result.output
+
+
+# --- a stranger's own suite ----------------------------------------------------------------------
+
+
+def test_a_strangers_suite_runs_each_check_as_a_test(pytester: pytest.Pytester) -> None:
+    """In a repository that has its own folder called api."""
+    (pytester.mkdir("api") / "__init__.py").write_text("raise ImportError('not ours')\n")
+    pytester.makeini(
+        "[pytest]\ndeviceplugin_vendor = deviceplugin.testing.conformance.broken:SOUND\n"
+    )
+    pytester.makepyfile("def test_conformance(conformance_check):\n    conformance_check()\n")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist")
+    result.assert_outcomes(passed=len(CHECKS) - 1, skipped=1)
+
+
+def test_a_suite_that_names_no_vendor_is_told_so(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_x(conformance_check):\n    conformance_check()\n")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-x")
+    result.stdout.fnmatch_lines(["*deviceplugin_vendor = NAME*"])
