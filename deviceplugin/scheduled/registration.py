@@ -16,6 +16,7 @@ from deviceplugin.api.hami.keys import VENDORS, Registration, VendorKeys
 from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan
+from deviceplugin.vendor.registered import node_device
 
 __all__ = [
     "MODE_ANNOTATION",
@@ -38,8 +39,6 @@ configuration, or a clean-up, has to take back, even after everything on the nod
 
 SILENT = frozenset({"NVIDIA"})
 """Words whose agents do not answer the handshake since HAMi 2.8."""
-
-INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +154,5 @@ def keys_of(keys: VendorKeys) -> tuple[str, ...]:
 
 def _described(device: PhysicalDevice, plan: ResourcePlan, word: str) -> NodeDevice:
     """Schedulers look for the word in the type (hami-scheduler.md 4.6)."""
-    split = plan.split
     model = device.model
-    index = device.index.partition(":")[0]
-    return NodeDevice(
-        uuid=device.uuid,
-        count=split.count,
-        memory=min(int((device.memory_mib or 0) * split.memory_scaling), INT32),
-        cores=min(int(device.cores_percent * split.cores_scaling), INT32),
-        type=model if word in model else f"{word}-{model}".rstrip("-"),
-        healthy=device.healthy,
-        numa=device.numa_node or 0,
-        index=int(index) if index.isascii() and index.isdigit() else 0,
-        mode=plan.mode,
-    )
+    return node_device(device, plan, model if word in model else f"{word}-{model}".rstrip("-"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deviceplugin.vendor import NodeDevice, PhysicalDevice, ResourcePlan, Snapshot
+from deviceplugin.vendor.registered import node_device
 
 MIG = "mig"
 BRAND = "NVIDIA"
@@ -20,14 +21,7 @@ def _device(gpu: PhysicalDevice, plan: ResourcePlan) -> NodeDevice:
     """In mode mig the card itself is divided, so nothing of it is overcommitted."""
     split, divided = plan.split, plan.mode == MIG
     memory = gpu.memory_mib or 0
-    return NodeDevice(
-        uuid=gpu.uuid,
-        count=split.count,
-        memory=memory if divided else int(memory * split.memory_scaling),
-        cores=100 if divided else int(100 * split.cores_scaling),
-        type=gpu.model if gpu.model.startswith(BRAND) else f"{BRAND}-{gpu.model}",
-        healthy=gpu.healthy,
-        numa=gpu.numa_node or 0,
-        index=int(gpu.index),
-        mode=plan.mode,
-    )
+    kind = gpu.model if gpu.model.startswith(BRAND) else f"{BRAND}-{gpu.model}"
+    if divided:
+        return node_device(gpu, plan, kind, memory=memory, cores=100)
+    return node_device(gpu, plan, kind, cores=int(100 * split.cores_scaling))
