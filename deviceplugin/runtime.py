@@ -492,7 +492,10 @@ class VendorRuntime:
             return
         now = asyncio.get_running_loop().time()
         entries = await asyncio.to_thread(self._checkpoint.entries) or ()
-        names = {name: served.allocator.name_of for name, served in self._served.items()}
+        names = {
+            name: (served.allocator.name_of, served.allocator.devices_of)
+            for name, served in self._served.items()
+        }
         self._tidying.seen(holders(holdings, entries, names), now)
         held = self._tidying.due(now)
         if held is None:

@@ -22,7 +22,12 @@ ASKED_SECONDS = 300.0
 """For so long a partition may wait for its container."""
 
 Holder: TypeAlias = Mapping[str, str]
-"""``allocation``, ``pod_uid``, ``namespace``, ``pod`` and ``container``, empty where unknown."""
+"""``allocation``, ``pod_uid``, ``namespace``, ``pod``, ``container`` and ``devices``, empty where
+unknown.
+"""
+
+Named: TypeAlias = Callable[[Collection[str]], str]
+"""Makes a text of kubelet's ids."""
 
 
 class Tidying:
@@ -67,20 +72,24 @@ class Tidying:
 def holders(
     holdings: Iterable[Holding],
     entries: Iterable[Entry],
-    names: Mapping[str, Callable[[Collection[str]], str]],
+    names: Mapping[str, tuple[Named, Named]],
 ) -> Iterator[Holder]:
     """Whom kubelet names as holders of the resources in `names`, each of which makes an
-    allocation's name of ids. The uid is that of the checkpoint `entries`, which PodResources lacks.
+    allocation's name of ids, and the uuids of the devices behind it. The uid is that of the
+    checkpoint `entries`, which PodResources lacks.
     """
     holdings, entries = tuple(holdings), tuple(entries)
     uids = {(entry.resource, entry.ids): entry.pod_uid for entry in entries}
     for item in holdings:
-        if (name := names.get(item.resource)) is not None:
+        if (named := names.get(item.resource)) is not None:
+            allocation, devices = (name(item.ids) for name in named)
             uid = uids.get((item.resource, item.ids), "")
-            yield _holder(name(item.ids), uid, item.namespace, item.pod, item.container)
+            where = (item.namespace, item.pod, item.container)
+            yield _holder(allocation, uid, *where, devices=devices)
     for entry in unlisted(entries, holdings):
-        if (name := names.get(entry.resource)) is not None:
-            yield _holder(name(entry.ids), entry.pod_uid, container=entry.container)
+        if (named := names.get(entry.resource)) is not None:
+            allocation, devices = (name(entry.ids) for name in named)
+            yield _holder(allocation, entry.pod_uid, container=entry.container, devices=devices)
 
 
 def unlisted(entries: Iterable[Entry], holdings: Iterable[Holding]) -> Iterator[Entry]:
@@ -94,7 +103,12 @@ def unlisted(entries: Iterable[Entry], holdings: Iterable[Holding]) -> Iterator[
 
 
 def _holder(
-    allocation: str, pod_uid: str = "", namespace: str = "", pod: str = "", container: str = ""
+    allocation: str,
+    pod_uid: str = "",
+    namespace: str = "",
+    pod: str = "",
+    container: str = "",
+    devices: str = "",
 ) -> Holder:
     return {
         "allocation": allocation,
@@ -102,4 +116,5 @@ def _holder(
         "namespace": namespace,
         "pod": pod,
         "container": container,
+        "devices": devices,
     }

@@ -104,6 +104,7 @@ def ascend(word: str) -> VendorKeys:
         to_allocate=f"hami.io/{word}-devices-to-allocate",
         allocated=f"hami.io/{word}-devices-allocated",
         others=("predicate-time", f"huawei.com/{word}"),
+        node_others=("hami-vnpu-core",),
         use_uuid=f"hami.io/use-{word}-uuid",
         avoid_uuid=f"hami.io/no-use-{word}-uuid",
     )

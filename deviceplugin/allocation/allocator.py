@@ -232,6 +232,18 @@ class ResourceAllocator:
         """The allocation's name, under which its specification is kept."""
         return allocation_id(self._resource.name, ids)
 
+    def devices_of(self, ids: Collection[str]) -> str:
+        """The uuids of the devices that the container with these ids was given, with blanks between
+        them; empty where that is not known.
+        """
+        table = self._resource.table
+        if not set(ids) <= table.virtual.keys():
+            return ""
+        granted = self._mode.known(
+            self._ask(table, self.checked(sorted(ids), table, admitting=False))
+        )
+        return " ".join(grant.device.uuid for grant in granted.grants) if granted else ""
+
     async def adopt(self, ids: Sequence[str], holdings: Sequence[Holding]) -> bool:
         """Whether it was learned just now, from kubelet's `holdings`, who holds these ids."""
         table = self._resource.table

@@ -2,7 +2,8 @@
 
 *Aligned*, for exclusive devices: the ids whose devices are connected best (kubelet-deviceplugin.md
 4.8). *Distributed* and *packed*, for shared ones: each further id comes from the device that is
-least, or most, in use; links and NUMA nodes break ties.
+least, or most, in use; links and NUMA nodes break ties. *Together*, where the split says so: all of
+them from one device, the fullest that has so many, else from as few as can be.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def preferred(
     known = [identity for identity in required if identity in order]
     if all(table.virtual[i].split.sharing is Sharing.EXCLUSIVE for i in (*free, *known)):
         return required + _aligned(table, free, known, missing)
+    if any(table.virtual[i].split.together for i in free):
+        return required + _together(table, free, known, missing)
     return required + _greedy(table, free, known, missing, packed=policy == "packed")
 
 
@@ -170,6 +173,28 @@ def _greedy(
         if not picks[uuid]:
             near.add(uuid)
         picks[uuid] += 1
+    return tuple(chosen)
+
+
+def _together(table: Table, free: list[str], required: list[str], missing: int) -> tuple[str, ...]:
+    """From devices that are in the set already, then from the one that `missing` fit best."""
+    by_device: dict[str, list[str]] = {}
+    for identity in free:
+        by_device.setdefault(table.virtual[identity].uuid, []).append(identity)
+    begun = {table.virtual[identity].uuid for identity in required}
+    position = {uuid: place for place, uuid in enumerate(table.devices)}
+    chosen: list[str] = []
+    while (left := missing - len(chosen)) > 0:
+        uuid = min(
+            by_device,
+            key=lambda uuid: (
+                uuid not in begun,
+                len(by_device[uuid]) < left,
+                abs(len(by_device[uuid]) - left),
+                position[uuid],
+            ),
+        )
+        chosen += by_device.pop(uuid)[:left]
     return tuple(chosen)
 
 

@@ -131,7 +131,9 @@ def _with_pod(card: Card, items: Sequence[Held]) -> Card:
             if device.uuid != card.uuid:
                 continue
             slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
-            tenant = Tenant(item.pod, device.memory, device.cores, slot, item.annotations)
+            tenant = Tenant(
+                item.pod, device.memory, device.cores, slot, item.annotations, item.init
+            )
             slots.append(tenant)
             if item.init:
                 alone = Card(card.device).with_tenant(tenant)

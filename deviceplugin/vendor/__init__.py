@@ -158,7 +158,8 @@ class Split:
 
     `count` virtual devices a device, named ``<uuid><separator><i>``, i from 0; an empty separator
     (count 1 only) leaves the uuid as the id. `max_request` refuses a container that asks for more
-    ids of the resource than this; 0 means no limit. Scalings above 1 overcommit.
+    ids of the resource than this; 0 means no limit. Scalings above 1 overcommit. `together` says
+    that several ids of a container only make sense on as few devices as can be.
     """
 
     count: int = 1
@@ -167,6 +168,7 @@ class Split:
     memory_scaling: float = 1.0
     cores_scaling: float = 1.0
     max_request: int = 0
+    together: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,8 +477,9 @@ class Tidier(Protocol):
         sentence each.
 
         `held` are all that may still need theirs: ``allocation``, ``pod_uid``, ``namespace``,
-        ``pod`` and ``container``, empty where unknown. Whoever asked for a partition in the last
-        minutes is among them. Raises `DriverError`.
+        ``pod`` and ``container``, and ``devices``, the uuids of the cards that it was given with
+        blanks between them, all of them empty where unknown. Whoever asked for a partition in the
+        last minutes is among them. Raises `DriverError`.
         """
 
 

@@ -222,8 +222,8 @@ class NodeFacts:
 @dataclass(frozen=True, slots=True)
 class Tenant:
     """What one container holds of a card. `pod` is ``namespace/name``. `slot` is the hardware
-    partition, ``geometry-position``. Of the pod's annotations only those are kept that the backend
-    `remembers`.
+    partition, ``geometry-position``; `init` an init container that runs to its end before the pod's
+    others start. Of the pod's annotations only those are kept that the backend `remembers`.
     """
 
     pod: str
@@ -231,6 +231,7 @@ class Tenant:
     cores_percent: int
     slot: str = ""
     annotations: Mapping[str, str] = field(default_factory=_empty, hash=False)
+    init: bool = False
 
 
 @dataclass(frozen=True, slots=True)
