@@ -243,6 +243,16 @@ class Locked:
 
     def _turn(self, pod: Pod, resource: str) -> Assignment | None:
         """What the pod's next container gets; None when all were served. Raises `NoGrantError`."""
+        if self._keys.to_allocate is None:  # nobody empties anything: who has a grant was served
+            held = self._node.ledger
+            return next(
+                (
+                    item
+                    for item in assignments(pod, self._keys, resource)
+                    if held.get(pod.uid, item.container.name, resource) is None
+                ),
+                None,
+            )
         left = remaining(pod, self._keys)
         if not left:
             return None
@@ -386,7 +396,11 @@ class Locked:
         """The node is free for the next pod once this one has all its devices."""
         self._log.info("granted", resource=owner.resource, pod=_pod(owner), to=owner.container)
         pod = self._node.pods.by_uid(owner.pod_uid)
-        if pod is not None and not self._node.others_left(pod):
+        if pod is None:
+            return
+        if self._keys.to_allocate is None:
+            self._node.pod_served(pod)
+        if not self._node.others_left(pod):
             self._node.release(pod)
 
     async def _pop(self, pod: Pod) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from deviceplugin.api.hami import nodelock
 from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.keys import MUTEX_LOCK, VENDORS, VendorKeys
+from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS, VendorKeys
 from deviceplugin.api.hami.nodelock import NodeLock
 from deviceplugin.apiserver.client import JSON_PATCH, NODES, Api, ApiError, Path
 from deviceplugin.apiserver.objects import Node, Pod, node
@@ -28,6 +28,7 @@ from deviceplugin.scheduled.matching import NoGrantError, assignments, emptied, 
 from deviceplugin.scheduled.writer import Writer
 
 LEDGER_FILE = "grants.json"
+ALLOCATING = "allocating"
 
 TIDY_SECONDS = 60.0
 """Between two looks for grants of pods that are gone."""
@@ -172,9 +173,10 @@ class ScheduledNode:
                 changes[keys.to_allocate] = emptied(
                     pod.annotations[keys.to_allocate], keys.common_word
                 )
-        if not changes:
-            return True
         last = not self.others_left(_with(pod, changes))
+        told = pod.annotations.get(BIND_PHASE) != ALLOCATING
+        if not changes and (told or not last):
+            return True
         return await self._patch_pod(pod, patches.served(pod, changes, last=last))
 
     async def _tell_failed(self, pod: Pod) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +97,8 @@ class Cluster:
         self.kubelet = EmbeddedKubelet(root)
         self.agents: list[tuple[Agent, asyncio.Task[None]]] = []
         self.kubeconfig = root / "kubeconfig"
+        self.stat: Callable[[str], os.stat_result] = os.lstat
+        """How the container runtime looks at the host's device nodes."""
 
     async def __aenter__(self) -> Cluster:
         self.server.start()
@@ -193,8 +196,11 @@ class Cluster:
 
     def environment(self, config: ContainerConfig) -> dict[str, str]:
         """The variables of a container's process, after the runtime applied CDI."""
-        oci = config.apply_cdi([self.root / "cdi"])
-        return dict(entry.split("=", 1) for entry in oci["process"]["env"])
+        return dict(entry.split("=", 1) for entry in self.oci(config)["process"]["env"])
+
+    def oci(self, config: ContainerConfig) -> dict[str, Any]:
+        """The OCI specification of a container, after the runtime applied CDI."""
+        return config.apply_cdi([self.root / "cdi"], self.stat)
 
     # --- pods -------------------------------------------------------------------------------------
 

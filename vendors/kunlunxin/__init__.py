@@ -9,4 +9,5 @@ VENDOR = Vendor(
     presence=("dev/xpuctrl", "dev/xpu[0-9]*"),
     scheduling="deviceplugin.vendors.kunlunxin.scheduling:backends",
     section="kunlun",
+    profile="deviceplugin.vendors.kunlunxin:profile.yaml",
 )

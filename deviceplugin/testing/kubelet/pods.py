@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -152,8 +153,11 @@ class ContainerConfig:
         _, annotated = cdi.parse_annotations(self.annotations)
         return tuple(dict.fromkeys((*self.cdi_devices, *annotated)))
 
-    def apply_cdi(self, directories: Sequence[Path]) -> dict[str, Any]:
-        """The OCI specification after the runtime injected the CDI devices.
+    def apply_cdi(
+        self, directories: Sequence[Path], stat: Callable[[str], os.stat_result] = os.lstat
+    ) -> dict[str, Any]:
+        """The OCI specification after the runtime injected the CDI devices; `stat` looks at the
+        host's device nodes.
 
         Raises `deviceplugin.cdi.CDIError`: then the container cannot be created.
         """
@@ -161,7 +165,7 @@ class ContainerConfig:
         oci["mounts"] = [
             {"destination": m.container_path, "source": m.host_path} for m in self.mounts
         ]
-        return cdi.apply(oci, self.cdi_names(), cdi.load_directories(directories))
+        return cdi.apply(oci, self.cdi_names(), cdi.load_directories(directories), stat)
 
 
 def merge(
