@@ -37,7 +37,8 @@ def amount(container: ContainerSpec, resource: str, unit: int = 1, most: int = I
     number = whole(text)
     if number is None or number < 0:
         raise RefusedError(
-            f"container {container.name}: {resource} is {text!r:.40}: write a whole number from 0 on"
+            f"container {container.name}: {resource} is {text!r:.40}: write a whole number of 0 "
+            "or more"
         )
     if number * unit > most:
         raise RefusedError(
