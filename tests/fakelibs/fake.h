@@ -42,8 +42,8 @@ static int load(const char *variable) {
     card_count = fault_count = 0;
     if (!file) return -1;
     while (fgets(line, sizeof line, file)) {
-        if (!strncmp(line, "card|", 5) && card_count < MOST) split(&cards[card_count++], line);
-        if (!strncmp(line, "fault|", 6) && fault_count < MOST) split(&faults[fault_count++], line);
+        if (!strncmp(line, "card", 4) && card_count < MOST) split(&cards[card_count++], line);
+        if (!strncmp(line, "fault", 5) && fault_count < MOST) split(&faults[fault_count++], line);
     }
     fclose(file);
     return 0;

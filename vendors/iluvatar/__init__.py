@@ -9,4 +9,5 @@ VENDOR = Vendor(
     presence=("dev/iluvatar[0-9]*", "dev/itrctl"),
     scheduling="deviceplugin.vendors.iluvatar.scheduling:backends",
     shared_sections=("iluvatars",),
+    profile="deviceplugin.vendors.iluvatar:profile.yaml",
 )
