@@ -98,7 +98,10 @@ class Resource:
         if self._next is None:
             return
         (self.table, self.impediment), self._next = self._next, None
-        message = list_message(self.table, self.impediment)
+        self.show(list_message(self.table, self.impediment))
+
+    def show(self, message: pb.ListAndWatchResponse) -> None:
+        """Send this list to every stream, if it is another."""
         if message != self.message:
             self.message = message
             self.version += 1
