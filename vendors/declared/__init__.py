@@ -10,6 +10,7 @@ def _declared(name: str, resource: str, presence: tuple[str, ...]) -> Vendor:
         resource=resource,
         presence=presence,
         scheduling=f"deviceplugin.vendors.declared.scheduling:{name}",
+        profile=f"deviceplugin.vendors.declared:{name}.profile.yaml",
     )
 
 
