@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from deviceplugin.api.hami.keys import VendorKeys, ascend
 from deviceplugin.vendor.plain import amount
-from deviceplugin.vendor.registered import INT32
 from deviceplugin.vendor.scheduling import (
     Admission,
     Card,
@@ -42,6 +41,8 @@ VISIBLE = "ASCEND_VISIBLE_DEVICES"
 WEIGHT = 10.0
 """Of network affinity beside how full a node is (A.3.7)."""
 NANOSECONDS = 10**9
+ANY = 2**80
+"""More than any quantity: what a card has decides."""
 
 
 def backends(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
@@ -118,7 +119,7 @@ class AscendBackend:
         """Raises `RefusedError`."""
         chip, name = self.chip, container.name
         count = amount(container, chip.resource)
-        memory = amount(container, chip.memory_resource, chip.memory_factor, INT32)
+        memory = amount(container, chip.memory_resource, chip.memory_factor, ANY)
         cores = amount(container, chip.core_resource) if chip.core_resource else None
         if not count:
             if memory and count is None:
