@@ -109,10 +109,6 @@ class Configuration:
         """The chip that the driver calls so; of several entries the last."""
         return next((chip for chip in reversed(self.chips) if chip.name == name), None)
 
-    def of_resource(self, resource: str) -> Chip | None:
-        """The chip that is offered as a resource."""
-        return next((chip for chip in reversed(self.chips) if chip.resource == resource), None)
-
     def words(self) -> dict[str, Chip]:
         """The chips by word; of several entries with one word the last counts (A.1)."""
         return {chip.word: chip for chip in self.chips}

@@ -31,11 +31,8 @@ def edits(
     """The variables of a container. `by_cdi` says that CDI carries them, which overrides what the
     pod sets. Raises `ValueError`.
     """
-    chip = configuration.of_resource(owner.resource)
-    if chip is None:
-        raise ValueError(f"no entry of vnpus has resourceName {owner.resource}")
     _check_own_variables(owner, by_cdi)
-    names = [_template(chip, grant, owner) for grant in grants]
+    names = [_template(_chip(configuration, grant), grant, owner) for grant in grants]
     env = {VISIBLE: ",".join(_physical(grant) for grant in grants)}
     if template := next((name for name in names if name), ""):
         if len(grants) > 1:
@@ -51,6 +48,12 @@ def edits(
             )
         env[SPECS] = template
     return ContainerEdits(env=env)
+
+
+def _chip(configuration: Configuration, grant: Grant) -> Chip:
+    if (chip := configuration.chip(grant.device.model)) is None:
+        raise ValueError(f"no entry of vnpus has chipName {grant.device.model}")
+    return chip
 
 
 def _physical(grant: Grant) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, ascend
+from deviceplugin.probe.supervisor import Probe
 from deviceplugin.testing.placing import DoesNotFitError, place_pod
 from deviceplugin.testing.scheduling import Habit
 
@@ -248,6 +249,32 @@ async def test_dies_of_a_super_pod_are_handed_out_in_modules(node: Any) -> None:
     assert limits == {resource: "2", f"{resource}-memory": "65536"}
     assert machine.cluster.node_annotations()["hami-vnpu-core"] == "false"
     assert json.loads(annotations(machine, "p")[f"huawei.com/{word}"])[0].keys() == {"UUID"}
+
+
+@pytest.mark.parametrize("mode", [LOCKED, DEFERRED], ids=["locked", "deferred"])
+async def test_the_clean_up_is_told_which_npus_living_containers_hold(
+    node: Any, uuid: Callable[[int], str], mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the vNPUs of running pods hang on; the rest is `test_idle`."""
+    asked: list[set[str]] = []
+    command = Probe.command
+
+    async def noted(self: Probe, kind: str, request: Any, seconds: float) -> Any:
+        if kind == "tidy":
+            asked.append({holder["devices"] for holder in request["held"]})
+        return await command(self, kind, request, seconds)
+
+    monkeypatch.setattr(Probe, "command", noted)
+    monkeypatch.setattr("deviceplugin.tidying.MISSING_SECONDS", 0.3)
+    machine = node(4)
+    await machine.start(mode, RESOURCE, sections={"ascend": {"idleVnpuCleanup": True}})
+    await machine.run(pod("p", {RESOURCE: 1, f"{RESOURCE}-memory": 8192}), Habit.HAMI28)
+    await machine.cluster.settled(lambda: asked[-1:] == [{uuid(3)}])
+    await machine.run(pod("q", {RESOURCE: 2}), Habit.HAMI28)
+    cards = f"{uuid(1)} {uuid(2)}"
+    await machine.cluster.settled(lambda: asked[-1] == {uuid(3), cards})
+    machine.cluster.delete("default", "p")
+    await machine.cluster.settled(lambda: asked[-1] == {cards})
 
 
 # --- what is refused -----------------------------------------------------------------------------

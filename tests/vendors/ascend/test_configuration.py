@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deviceplugin.config import load, settings_of
 from deviceplugin.registry import load as load_vendors
@@ -143,6 +145,28 @@ def test_a_section_without_a_usable_chip_is_an_error(given: Any) -> None:
     assert configured({"vnpus": given}).errors
     with pytest.raises(ValueError, match="vnpus"):
         backends(SchedulingSettings({"vnpus": given}))
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=9)
+        | st.just(ENTRY),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*ENTRY, "configs", "hamiVnpuCore", "x"]), inner, max_size=4
+            )
+        ),
+    )
+)
+def test_whatever_stands_there_ends_in_chips_or_in_errors(given_there: Any) -> None:
+    found = configured({"vnpus": given_there, "ascend": given_there, "filterDevices": given_there})
+    assert found.chips or found.errors
+    assert all(str(problem) for problem in (*found.errors, *found.warnings))
 
 
 def test_our_own_section() -> None:

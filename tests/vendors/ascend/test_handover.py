@@ -148,6 +148,42 @@ def test_an_annotation_that_no_scheduler_writes_is_refused(text: str) -> None:
         env_of(grant(8192), owner=owner)
 
 
+@given(
+    st.text()
+    | st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(max_size=9)
+        | st.sampled_from(["u0", "vir05_1c_8g"]),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["UUID", "temp", "x"]), inner, max_size=3)
+        ),
+    ).map(json.dumps)
+)
+def test_whatever_it_says_the_part_is_no_larger_than_what_was_reserved(text: str) -> None:
+    try:
+        env = env_of(grant(8192), owner=scheduled(pod_annotations={f"huawei.com/{B4.word}": text}))
+    except ValueError:
+        return
+    assert env == {"ASCEND_VISIBLE_DEVICES": "3", "ASCEND_VNPU_SPECS": "vir05_1c_8g"}
+
+
+def test_two_chips_of_one_word_are_each_cut_in_their_own_way() -> None:
+    """As an old test of HAMi has it: a 910B4-1 under the word of the 910B4 (A.1)."""
+    entry = {"commonWord": B4.word, "resourceName": B4.resource, "aiCore": 20,
+             "resourceMemoryName": B4.memory_resource}  # fmt: skip
+    small = {**entry, "chipName": "910B4", "memoryAllocatable": 32768,
+             "templates": [{"name": "vir05_1c_8g", "memory": 8192, "aiCore": 5}]}  # fmt: skip
+    large = {**entry, "chipName": "910B4-1", "memoryAllocatable": 65536,
+             "templates": [{"name": "vir10_3c_32g", "memory": 32768, "aiCore": 10}]}  # fmt: skip
+    section = {"vnpus": [small, large]}
+    assert "ASCEND_VNPU_SPECS" not in env_of(grant(32768), section=section)
+    cut = env_of(grant(32768, chip=CHIPS["Ascend910B4-1"]), section=section)
+    assert cut["ASCEND_VNPU_SPECS"] == "vir10_3c_32g"
+
+
 def test_what_it_says_of_other_npus_is_not_ours() -> None:
     owner = scheduled(pod_annotations=told(B4.word, {"UUID": "u9", "temp": "vir10_3c_16g"}))
     assert env_of(grant(8192), owner=owner)["ASCEND_VNPU_SPECS"] == "vir05_1c_8g"
