@@ -8,9 +8,9 @@ VENDOR = Vendor(
     resource="huawei.com/Ascend910B4",
     presence=("dev/davinci_manager", "dev/davinci[0-9]*"),
     library_path=(
-        "usr/local/Ascend/driver/lib64",
-        "usr/local/Ascend/driver/lib64/driver",
-        "usr/local/Ascend/driver/lib64/common",
+        "/usr/local/Ascend/driver/lib64",
+        "/usr/local/Ascend/driver/lib64/driver",
+        "/usr/local/Ascend/driver/lib64/common",
     ),
     scheduling="deviceplugin.vendors.ascend.scheduling:backends",
     shared_sections=("vnpus",),

@@ -149,6 +149,9 @@ def test_no_library_is_no_driver_unless_its_devices_are_there(
     with pytest.raises(DriverError, match=r"libdcmi.so is not in .*install the driver") as found:
         probed("ascend", tmp_path)
     assert found.value.absent
+    # These come from LD_LIBRARY_PATH: the library loads others by name, which lie beside it.
+    driver = tmp_path / "usr/local/Ascend/driver/lib64"
+    assert f"is not in {driver}, {driver}/driver, {driver}/common, " in str(found.value)
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/davinci_manager").touch()
     with pytest.raises(DriverError, match=r"libdcmi.so is not in") as found:
