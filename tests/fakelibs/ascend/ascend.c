@@ -15,6 +15,7 @@
  */
 #define BAD -8001
 #define INTERNAL -8005
+#define NOT_READY -8012
 #define NO_DEVICE -8008
 #define NOT_SUPPORTED -8255
 
@@ -65,7 +66,9 @@ static const record *by_logic(unsigned logic) {
 #define UNIT(card, device) ENTER(card); const record *r = unit(card, device); if (!r) return NO_DEVICE
 #define AT(type, base, offset) (*(type *)((char *)(base) + (offset)))
 
-int dcmi_init(void) { load("FAKE_DCMI_SCENARIO"); ENTER(-1); return 0; }
+static int ready;
+
+int dcmi_init(void) { load("FAKE_DCMI_SCENARIO"); ENTER(-1); ready = 1; return 0; }
 
 int dcmi_get_dcmi_version(char *buffer, int length) {
     ENTER(-1);
@@ -75,7 +78,9 @@ int dcmi_get_dcmi_version(char *buffer, int length) {
 
 int dcmi_get_card_list(int *count, int *list, int length) {
     load("FAKE_DCMI_SCENARIO");
-    ENTER(-1);
+    int code = guard(__func__, -1);
+    if (code) ready = 0; /* what was lost wants dcmi_init */
+    if (!ready) return code ? code : NOT_READY;
     *count = 0;
     for (int i = 0; i < card_count; i++) {
         int id = (int)num(&cards[i], "id", 0), known = 0;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,40 @@ def test_twins_are_told_apart_by_nobody(ask: Any, npu: Any, uuid: Any) -> None:
 def test_a_driver_that_fails_says_why(ask: Any, npu: Any, lines: Any, call: str) -> None:
     with pytest.raises(DriverError, match=rf"{call} answers -8002 \(no permission: .*privileged"):
         ask(npu(0) + lines.fault(call=call, status=-8002))
+
+
+def test_npus_come_in_the_order_of_their_logic_ids(ask: Any, npu: Any, uuid: Any) -> None:
+    snapshot = ask(npu(0, logic=10) + npu(1, logic=9) + npu(2, logic=2))
+    assert [device.uuid for device in snapshot.devices] == [uuid(2), uuid(1), uuid(0)]
+
+
+TWICE = """
+import os, sys
+from deviceplugin.vendor import DriverError, VendorSettings
+from deviceplugin.vendors.ascend.node import AscendNode
+node = AscendNode(VendorSettings(host_root=sys.argv[1]))
+for scenario in sys.argv[2:]:
+    with open(os.environ["FAKE_DCMI_SCENARIO"], "w") as file:
+        file.write(scenario)
+    try:
+        print(len(node.discover().devices))
+    except DriverError as error:
+        print(str(error).split(" (")[0])
+"""
+
+
+def test_a_driver_that_comes_back_is_initialised_anew(
+    dcmi: Path, npus: Any, lines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade of it under the running agent."""
+    place = tmp_path / "usr/local/Ascend/driver/lib64/driver/libdcmi.so"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(dcmi.read_bytes())
+    monkeypatch.setenv("FAKE_DCMI_SCENARIO", str(tmp_path / "scenario"))
+    lost = npus(2) + lines.fault(call="dcmi_get_card_list", status=-8017)
+    command = [sys.executable, "-c", TWICE, str(tmp_path), npus(2), lost, npus(2), npus(3)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["2", "dcmi_get_card_list answers -8017", "2", "3"]
 
 
 def test_a_call_that_hangs_ends_with_its_process(ask: Any, npu: Any, lines: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deviceplugin.api.hami import poddevices
@@ -213,6 +213,8 @@ def test_the_factor_counts_once_through_webhook_and_scheduler(factor: int, memor
 
 
 @given(st.sampled_from(DEFAULT_CHIPS), st.integers(1, 30000), st.integers(0, 70000))
+@example(CHIPS["Ascend310P"], 12000, 2)  # the card in whole units would be a template
+@example(CHIPS["Ascend310P"], 22000, 1)  # and here nothing
 def test_admission_never_changes_what_is_asked(chip: Chip, factor: int, units: int) -> None:
     """The template is the same before and after, and a second webhook changes nothing."""
     one = backend(chip.word, memory_factor=factor)
@@ -281,8 +283,9 @@ def test_cards_of_one_network_go_together() -> None:
 
 
 def test_networks_count_only_where_every_card_has_one() -> None:
-    view = node(device(0, network=1), device(1, network=0), device(2, network=None))
-    assert names(placed(view, container("Ascend910A", 2))) == ["dev-2", "dev-1"]
+    networks = (0, 0, None, 1)
+    view = node(*(device(n, network=network) for n, network in enumerate(networks)))
+    assert names(placed(view, container("Ascend910A", 2))) == ["dev-3", "dev-2"]
 
 
 def test_the_largest_group_that_is_free_comes_first() -> None:
