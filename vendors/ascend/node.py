@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from deviceplugin.api.hami.keys import ascend
@@ -123,10 +124,11 @@ class AscendNode:
         for device in map(snapshot.device, plan.devices):
             if device is None or (chip := self._configuration.chip(device.model)) is None:
                 continue
-            group = 0 if chip.paired or int(device.index) < CARDS_A_GROUP else 1
-            custom = {"NetworkID": group} if chip.networked else {}
-            more = {"cores": chip.ai_core, "numa": 0, "custom": custom}
-            found.append(node_device(device, plan, chip.word, **more))
+            told = node_device(device, plan, chip.word, cores=chip.ai_core, numa=0)
+            if chip.networked:
+                group = 0 if chip.paired or told.index < CARDS_A_GROUP else 1
+                told = replace(told, custom={"NetworkID": group})
+            found.append(told)
         return found
 
     def node_annotations(self, plan: ResourcePlan, snapshot: Snapshot) -> Mapping[str, str]:
