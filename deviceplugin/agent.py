@@ -223,6 +223,7 @@ class Agent:
                 config.probe.deadline_seconds,
                 config.probe.backoff_first_seconds,
                 config.probe.backoff_most_seconds,
+                usage=config.monitor.usage_seconds if config.monitor.enabled else 0.0,
             ),
             HealthPolicy(
                 config.health.failures,

@@ -8,7 +8,7 @@ from deviceplugin.monitor import HostDevice, MonitoredContainer, MonitoredDevice
 from deviceplugin.runtime import VendorRuntime
 from deviceplugin.scheduled.ledger import Record
 from deviceplugin.scheduled.node import ScheduledNode
-from deviceplugin.vendor import Grant, Sharing
+from deviceplugin.vendor import Grant, Sharing, Usage
 
 PRIORITY = "CUDA_TASK_PRIORITY"
 """The variable in which HAMi's webhook puts a container's priority (hami-nvidia-node.md 3.5)."""
@@ -37,13 +37,21 @@ def containers(
 
 
 def host_devices(runtimes: Iterable[VendorRuntime]) -> Iterator[HostDevice]:
-    """The physical devices of every vendor; how busy they are is not known here."""
+    """The devices of every vendor, and how busy they are where their driver says so."""
     for runtime in runtimes:
+        usage, word = runtime.usage, runtime.word
         for device in runtime.inventory.snapshot().devices:
-            if not device.parent_uuid:
-                yield HostDevice(
-                    device.uuid, device.index, device.model, memory_total_mib=device.memory_mib
-                )
+            used = usage.get(device.uuid, Usage(device.uuid))
+            yield HostDevice(
+                device.uuid,
+                device.index,
+                f"{word}-{device.model}" if word else device.model,
+                used.used_mib,
+                used.utilisation_percent,
+                device.memory_mib,
+                used.memory_controller_percent,
+                partition=bool(device.parent_uuid),
+            )
 
 
 def living_pods(node: ScheduledNode | None) -> frozenset[str] | None:

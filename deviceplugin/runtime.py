@@ -33,12 +33,15 @@ from deviceplugin.probe.supervisor import (
     ProbeEvent,
     ProbeFailed,
     SnapshotSeen,
+    UsageSeen,
+    UsageUnknown,
 )
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.refusal import RefusalError
 from deviceplugin.scheduled.registration import Offer, offer
 from deviceplugin.tidying import Tidying, holders, unlisted
+from deviceplugin.usage import Usages
 from deviceplugin.vendor import (
     DriverError,
     Grant,
@@ -52,6 +55,8 @@ from deviceplugin.vendor import (
     Safeguarded,
     Snapshot,
     Tidier,
+    Usage,
+    UsageReader,
     Vendor,
     VendorSettings,
 )
@@ -107,7 +112,12 @@ class VendorRuntime:
         self._metrics, self._readiness = metrics, readiness
         self._former = dict(former or {})
         self._announce = announce
+        if not isinstance(backend, UsageReader):
+            timing = replace(timing, usage=0.0)
         self._probe = Probe(vendor, settings, timing, self._probed)
+        self._reads_usage = timing.usage > 0
+        self._usages = Usages(timing.usage + timing.deadline, self._usage_unknown)
+        self._usage_told = ""
         self._inventory = health.Inventory()
         self._specs: Sequence[Spec] = ()
         self._served: dict[str, _Served] = {}
@@ -124,6 +134,22 @@ class VendorRuntime:
     def inventory(self) -> health.Inventory:
         """What is known of the devices."""
         return self._inventory
+
+    @property
+    def usage(self) -> Mapping[str, Usage]:
+        """How busy devices are, by uuid; one of which nothing is known is not there. From any
+        thread.
+        """
+        return self._usages.newest
+
+    @property
+    def word(self) -> str:
+        """What schedulers call this vendor's devices, empty where none knows them. From any
+        thread.
+        """
+        served = tuple(self._served.values())
+        words = (one.allocator.plan.keys.common_word for one in served if one.allocator.plan.keys)
+        return next(words, "")
 
     def tables(self) -> dict[str, splitting.Table]:
         """The last table of every resource that was served."""
@@ -147,6 +173,7 @@ class VendorRuntime:
                 if isinstance(self._backend, Safeguarded):
                     tasks.create_task(self._watch_impediments())
         finally:
+            self._usages.forget()
             ended, self._former = [*self._served.values()], self.tables()
             self._served.clear()
             for served in ended:
@@ -220,6 +247,25 @@ class VendorRuntime:
 
     async def _probed(self, event: ProbeEvent) -> None:
         """Take one event of the probe in; never raises."""
+        self._take_usage(event)
+        if not isinstance(event, UsageSeen | UsageUnknown):
+            await self._observe(event)
+
+    def _take_usage(self, event: ProbeEvent) -> None:
+        """Figures for people: they touch neither the inventory nor what is served."""
+        match event:
+            case UsageSeen(usages):
+                self._usages.seen(usages)
+                self._usage_told = ""
+            case UsageUnknown(reason):
+                self._usages.unknown(reason)
+            case SnapshotSeen() if self._reads_usage:
+                self._usages.expect()
+            case DriverAbsent() | ProbeFailed():
+                self._usages.forget()
+
+    async def _observe(self, event: SnapshotSeen | HealthSeen | DriverAbsent | ProbeFailed) -> None:
+        """What a driver says of its devices, or that it says nothing."""
         now = asyncio.get_running_loop().time()
         before = self._inventory
         match event:
@@ -245,6 +291,12 @@ class VendorRuntime:
             self._tell_changes(before)
         if self._inventory != before or self._unfinished:
             await self._publish()
+
+    def _usage_unknown(self, reason: str) -> None:
+        self._metrics.vendor_errors.labels(self.name, "usage").inc()
+        if reason != self._usage_told:  # it is tried again soon
+            self._usage_told = reason
+            self._log.warning("how busy devices are is unknown", reason=reason)
 
     def _tell_changes(self, before: health.Inventory) -> None:
         for state, number in health.counts(self._inventory.devices.values()).items():

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import click
@@ -23,18 +23,23 @@ from deviceplugin.probe.supervisor import (
     ProbeFailed,
     SnapshotSeen,
     Timing,
+    UsageSeen,
+    UsageUnknown,
 )
-from deviceplugin.vendor import Snapshot, Vendor
+from deviceplugin.vendor import Snapshot, Usage, Vendor
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one vendor said: a snapshot, or why there is none. `state` is one word."""
+    """What one vendor said: a snapshot, or why there is none. `state` is one word; `usages` are
+    how busy devices are, where that was asked for and could be told.
+    """
 
     vendor: str
     state: str
     snapshot: Snapshot = field(default_factory=Snapshot)
     reason: str = ""
+    usages: tuple[Usage, ...] = ()
 
 
 def load_or_exit(values: Mapping[str, object]) -> Loaded:
@@ -47,8 +52,8 @@ def load_or_exit(values: Mapping[str, object]) -> Loaded:
         sys.exit(1)
 
 
-def ask(config: Config) -> list[Answer]:
-    """Ask every vendor to be served at the same time."""
+def ask(config: Config, *, usage: bool = False) -> list[Answer]:
+    """Ask every vendor to be served at the same time; with `usage` also how busy devices are."""
     found = registry.load()
     answers = [
         Answer(broken.name, "broken", reason=broken.reason)
@@ -67,15 +72,21 @@ def ask(config: Config) -> list[Answer]:
     ]
 
     async def everybody() -> list[Answer]:
-        return await asyncio.gather(*(_ask(vendor, config) for vendor in chosen))
+        return await asyncio.gather(*(_ask(vendor, config, usage) for vendor in chosen))
 
     return answers + asyncio.run(everybody())
 
 
-async def _ask(vendor: Vendor, config: Config) -> Answer:
+async def _ask(vendor: Vendor, config: Config, usage: bool) -> Answer:
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
+    busy: asyncio.Future[tuple[Usage, ...]] = asyncio.get_running_loop().create_future()
+
     async def handle(event: ProbeEvent) -> None:
+        if isinstance(event, UsageSeen | UsageUnknown):
+            if not busy.done():
+                busy.set_result(event.usages if isinstance(event, UsageSeen) else ())
+            return
         if answered.done():
             return
         match event:
@@ -86,10 +97,15 @@ async def _ask(vendor: Vendor, config: Config) -> Answer:
             case ProbeFailed(_, reason):
                 answered.set_result(Answer(vendor.name, "failed", reason=reason))
 
-    timing = Timing(deadline=config.probe.deadline_seconds)
+    deadline = config.probe.deadline_seconds
+    timing = Timing(deadline=deadline, usage=deadline if usage else 0.0)
     probe = asyncio.create_task(Probe(vendor, settings_of(config, vendor), timing, handle).run())
     try:
-        return await answered
+        answer = await answered
+        if usage and answer.state == "ok":
+            with contextlib.suppress(TimeoutError):
+                return replace(answer, usages=await asyncio.wait_for(busy, deadline))
+        return answer
     finally:
         probe.cancel()
         with contextlib.suppress(asyncio.CancelledError):

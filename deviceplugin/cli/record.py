@@ -26,13 +26,12 @@ def record(vendor: str, mask: bool, out: Path | None, **values: object) -> None:
     from deviceplugin.vendors.mock.replay import profile_from_snapshot
 
     config = load_or_exit({**values, "vendors": (vendor,)}).config
-    (answer,) = ask(config)
+    (answer,) = ask(config, usage=True)
     if answer.state != "ok":
         click.echo(f"{vendor}: {answer.state}: {answer.reason}", err=True)
         sys.exit(1)
-    text = profile_from_snapshot(
-        vendor, registry.load().vendors[vendor].resource, answer.snapshot, {}, mask
-    )
+    resource = registry.load().vendors[vendor].resource
+    text = profile_from_snapshot(vendor, resource, answer.snapshot, {}, mask, answer.usages)
     if out is None:
         click.echo(text, nl=False)
     else:

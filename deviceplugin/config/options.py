@@ -579,6 +579,14 @@ OPTIONS: tuple[Option, ...] = (
         "Hold containers of low priority back while one of high priority works.",
     ),
     _agent(
+        "monitor-usage-interval",
+        "monitor.usage_seconds",
+        "monitor.usageInterval",
+        SECONDS,
+        10.0,
+        "Between two questions to the drivers how busy whole devices are; 0: never ask.",
+    ),
+    _agent(
         "monitor-grace",
         "monitor.grace_seconds",
         "monitor.grace",

@@ -105,6 +105,7 @@ class MonitorConfig:
     names: str
     legacy_labels: bool
     feedback: bool
+    usage_seconds: float
     grace_seconds: float
 
 

@@ -220,11 +220,12 @@ def _all(
     old = settings.names in (Names.V2_8, Names.BOTH)
     new = settings.names in (Names.V2_9, Names.BOTH)
     yield _build(settings)
+    cards = [device for device in hosts if not device.partition]
     for host in _HOSTS:
         if old and host.old:
-            yield _old_host(host, host.old, hosts)
+            yield _old_host(host, host.old, cards)
         if new and host.new:
-            yield _new_host(host, host.new, hosts, node)
+            yield _new_host(host, host.new, cards, node)
     for row in _CONTAINERS:
         if old and row.old:
             labels = ("podnamespace", "podname", "ctrname", "vdeviceid", "deviceuuid")
@@ -346,6 +347,15 @@ def _own(usages: Sequence[ContainerUsage], hosts: Iterable[HostDevice]) -> Itera
         "Memory of a physical device, in bytes.",
         ("device_index", "device_uuid", "device_type"),
     )
+    partitions = _Series(
+        "deviceplugin_partition_memory_used_bytes",
+        "Memory in use on a hardware partition of a device, in bytes; its device counts it too.",
+        ("device_index", "device_uuid", "device_type"),
+    )
     for device in hosts:
-        total.add((device.index, device.uuid, device.type), _mib(device.memory_total_mib))
-    yield total
+        labels = (device.index, device.uuid, device.type)
+        if device.partition:
+            partitions.add(labels, _mib(device.used_mib))
+        else:
+            total.add(labels, _mib(device.memory_total_mib))
+    yield from (total, partitions)

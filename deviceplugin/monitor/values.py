@@ -44,7 +44,8 @@ class MonitoredContainer:
 
 @dataclass(frozen=True, slots=True)
 class HostDevice:
-    """A physical device as its driver sees it; None where the driver does not say.
+    """A physical device, or a hardware partition of one, as its driver sees it; None where the
+    driver does not say.
 
     `type` is the vendor's word with the model, ``NVIDIA-NVIDIA A100-SXM4-80GB`` with HAMi.
     """
@@ -56,6 +57,7 @@ class HostDevice:
     utilisation_percent: float | None = None
     memory_total_mib: float | None = None
     memory_controller_percent: float | None = None
+    partition: bool = False
 
 
 class Names(enum.Enum):

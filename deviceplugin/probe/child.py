@@ -24,16 +24,21 @@ from deviceplugin.vendor import (
     Partitioner,
     Snapshot,
     Tidier,
+    UsageReader,
 )
 
 
 class Child:
-    """Answers commands one after the other; health events come from a thread beside."""
+    """Answers commands one after the other; health events and readings of how busy devices are
+    come from threads beside. `usage` is the time between two readings, in seconds; 0: none.
+    """
 
-    def __init__(self, out: BinaryIO) -> None:
+    def __init__(self, out: BinaryIO, usage: float = 0.0) -> None:
         self._out = out
+        self._usage = usage
         self._lock = threading.Lock()
         self._last: dict[str, Any] | None = None
+        self._newest: Snapshot | None = None
         self._watching = False
 
     def say(self, kind: str, **content: Any) -> None:
@@ -79,7 +84,31 @@ class Child:
         else:
             self._last = content
             self.say("snapshot", snapshot=content)
+        first, self._newest = self._newest is None, snapshot
         self._watch(backend, snapshot)
+        if first and self._usage:
+            threading.Thread(
+                target=self._report_usage, args=(backend,), name="usage", daemon=True
+            ).start()
+
+    def usage(self, backend: NodeBackend) -> None:
+        """One reading of how busy the devices of the newest snapshot are, or why there is none."""
+        try:
+            if not isinstance(backend, UsageReader):
+                raise DriverError("this vendor does not say how busy its devices are")
+            readings = backend.usage(self._newest or Snapshot())
+            content = [stream.usage_to_dict(reading) for reading in readings]
+            stream.encode({"devices": content})
+        except (Exception, SystemExit) as error:
+            self.say("usage", error=f"{error}" or type(error).__name__)
+        else:
+            self.say("usage", devices=content)
+
+    def _report_usage(self, backend: NodeBackend) -> None:
+        """A thread of its own: a reading that hangs keeps no discovery waiting."""
+        while True:
+            self.usage(backend)
+            time.sleep(self._usage)
 
     def partition(self, backend: NodeBackend, command: Mapping[str, Any]) -> None:
         """Carry out ``partition``, ``release`` or ``tidy`` and answer under the command's id."""
@@ -123,11 +152,11 @@ def main() -> int:
     """Run until stdin ends. The first line on stdin is the ``settings`` message."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    child = Child(out)
     first = sys.stdin.buffer.readline()
     if not first:
         return 0
     start = stream.decode(first)
+    child = Child(out, float(start.get("usage", 0)))
     child.say("discovering")
     commands: queue.Queue[bytes] = queue.Queue()
 

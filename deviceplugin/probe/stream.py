@@ -1,18 +1,19 @@
 """The JSON lines between a probe and the agent, which are also what a recording saves.
 
 One object a line, told apart by ``type``. Child to agent: ``discovering``, ``snapshot``,
-``unchanged``, ``absent``, ``failed``, ``health``, ``answer``. Agent to child: ``settings`` (the
-first line), ``discover``, ``partition``, ``release``. What the other side sends is checked here,
-so that garbage is an error with a name and never an exception from deep inside.
+``unchanged``, ``absent``, ``failed``, ``health``, ``usage``, ``answer``. Agent to child:
+``settings`` (the first line), ``discover``, ``partition``, ``release``. What the other side sends
+is checked here, so that garbage is an error with a name and never an exception from deep inside.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from deviceplugin.vendor import HealthEvent, PhysicalDevice, Replicas, Sharing, Snapshot
+from deviceplugin.vendor import HealthEvent, PhysicalDevice, Replicas, Sharing, Snapshot, Usage
 from deviceplugin.vendor import VendorSettings as Settings
 
 T = TypeVar("T")
@@ -120,6 +121,34 @@ def health_from_dict(data: object) -> HealthEvent:
     )
 
 
+def usage_to_dict(usage: Usage) -> dict[str, Any]:
+    """A reading of one device as plain data; what is not known is left out."""
+    figures = {
+        "used_mib": usage.used_mib,
+        "utilisation_percent": usage.utilisation_percent,
+        "memory_controller_percent": usage.memory_controller_percent,
+    }
+    known = {name: value for name, value in figures.items() if value is not None}
+    return {"uuid": usage.uuid, **known}
+
+
+def usages_from_dict(data: object) -> tuple[Usage, ...]:
+    """The readings of a ``usage`` message. Raises `StreamError` naming the field."""
+    return tuple(
+        _usage(_Fields(item, f"usage.devices[{position}]"))
+        for position, item in enumerate(_Fields(data, "usage").items("devices"))
+    )
+
+
+def _usage(fields: _Fields) -> Usage:
+    return Usage(
+        uuid=fields.get("uuid", str, ""),
+        used_mib=fields.figure("used_mib"),
+        utilisation_percent=fields.figure("utilisation_percent"),
+        memory_controller_percent=fields.figure("memory_controller_percent"),
+    )
+
+
 def settings_to_dict(settings: Settings) -> dict[str, Any]:
     """Vendor settings as plain data, for the probe's first line."""
     return {
@@ -180,6 +209,14 @@ class _Fields:
 
     def optional(self, key: str) -> int | None:
         return None if self._data.get(key) is None else self.get(key, int, 0)
+
+    def figure(self, key: str) -> float | None:
+        value = self._data.get(key)
+        if value is None:
+            return None
+        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+            raise self._wrong(key, value, "finite number of 0 or more")
+        return float(value)
 
     def items(self, key: str) -> list[Any]:
         return self.get(key, list, [])

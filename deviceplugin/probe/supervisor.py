@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deviceplugin.probe import stream
-from deviceplugin.vendor import DriverError, HealthEvent, Snapshot, Vendor, VendorSettings
+from deviceplugin.vendor import (
+    DriverError,
+    HealthEvent,
+    Snapshot,
+    Usage,
+    Vendor,
+    VendorSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,20 @@ class HealthSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageSeen:
+    """How busy devices are; says nothing of their health."""
+
+    usages: tuple[Usage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageUnknown:
+    """A reading failed, and nothing else."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DriverAbsent:
     """There is no driver of this vendor on the node: a state, not a fault."""
 
@@ -46,7 +67,7 @@ class ProbeFailed:
     reason: str
 
 
-ProbeEvent = SnapshotSeen | HealthSeen | DriverAbsent | ProbeFailed
+ProbeEvent = SnapshotSeen | HealthSeen | UsageSeen | UsageUnknown | DriverAbsent | ProbeFailed
 Handler = Callable[[ProbeEvent], Awaitable[None]]
 
 
@@ -62,6 +83,8 @@ class Timing:
     backoff_most: float = 60.0
     stop: float = 5.0
     """For a killed process to be gone when the agent stops."""
+    usage: float = 0.0
+    """Between two readings of how busy devices are; 0: none are taken."""
 
 
 REAP_POLL_SECONDS = 0.02
@@ -232,6 +255,7 @@ class Probe:
                         "node": self._vendor.node,
                         "settings": stream.settings_to_dict(self._settings),
                         "interval": timing.interval,
+                        "usage": timing.usage,
                     }
                 )
             # A line without its end is what a killed process leaves.
@@ -240,6 +264,9 @@ class Probe:
                 kind = message["type"]
                 if kind == "health":
                     yield HealthSeen(stream.health_from_dict(message))
+                    continue
+                if kind == "usage":
+                    yield _usage(message)
                     continue
                 if kind == "watch-ended":
                     yield ProbeFailed("error", str(message.get("reason")))
@@ -309,6 +336,16 @@ class Probe:
             command.answer.set_result(result)
         else:
             raise stream.StreamError(f"an answer that is no object: {result!r:.60}")
+
+
+def _usage(message: Mapping[str, Any]) -> UsageSeen | UsageUnknown:
+    """What a line says of use. One that makes no sense is no reason to end the probe."""
+    if "error" in message:
+        return UsageUnknown(str(message["error"])[:MAX_TAIL])
+    try:
+        return UsageSeen(stream.usages_from_dict(message))
+    except stream.StreamError as error:
+        return UsageUnknown(str(error))
 
 
 async def _keep_tail(reader: asyncio.StreamReader, tail: deque[str]) -> None:

@@ -59,6 +59,8 @@ __all__ = [
     "Spec",
     "Split",
     "Tidier",
+    "Usage",
+    "UsageReader",
     "Vendor",
     "VendorKeys",
     "VendorSettings",
@@ -134,6 +136,19 @@ class HealthEvent:
     uuid: str
     healthy: bool
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How busy a device is at a moment, by whomever; None where the driver does not say.
+
+    Memory in MiB, utilisation of the cores and of the memory controller in percent, 0 to 100.
+    """
+
+    uuid: str
+    used_mib: float | None = None
+    utilisation_percent: float | None = None
+    memory_controller_percent: float | None = None
 
 
 # --- how it is divided -------------------------------------------------------------------------
@@ -420,6 +435,17 @@ class HealthWatcher(Protocol):
 
     def watch_health(self, snapshot: Snapshot) -> Iterator[HealthEvent]:
         """Blocks for events of these devices; runs in a thread of the probe, for ever."""
+
+
+@runtime_checkable
+class UsageReader(Protocol):
+    """The driver says how busy whole devices are; what it says is shown and decides nothing."""
+
+    def usage(self, snapshot: Snapshot) -> Sequence[Usage]:
+        """How busy these devices are now, hard partitions too; leave out what the driver does not
+        say. Runs in a thread of the probe, beside `discover`. Raises `DriverError`; that costs this
+        reading and nothing else.
+        """
 
 
 @runtime_checkable

@@ -60,14 +60,16 @@ async def test_kubelet_restarting_twice_ends_registered_once(node: Any) -> None:
     assert node.kubelet.allocatable()[node.resource] == 20
 
 
-async def test_kubelet_absent_at_start_is_waited_for(root: Path, node: Any) -> None:
+async def test_kubelet_absent_at_start_is_waited_for(
+    node: Any, eventually: Callable[..., Any]
+) -> None:
     """3.5-6."""
     await node.kubelet.stop()
     node.kubelet.kubelet_socket.unlink(missing_ok=True)
     agent = node.start_agent(SMALL)
     await node.kubelet.start()
     await node.kubelet.wait_registered(node.resource)
-    assert agent.readiness.blockers() == {}
+    await eventually(lambda: agent.readiness.blockers() == {})
 
 
 async def test_refused_registrations_are_retried(node: Any) -> None:

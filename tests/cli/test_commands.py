@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -69,6 +70,9 @@ def test_an_unknown_vendor_is_named_with_those_there_are() -> None:
 
 def test_a_recording_replays_exactly(tmp_path: Path) -> None:
     profile, config = tmp_path / "node.yaml", tmp_path / "config.yaml"
+    config.write_text("mock: {node: {devices: [{model: M}], usage: [{usedMiB: 5}]}}")
+    recorded = run("record", "--vendor", "mock", "--config-file", str(config)).stdout
+    assert yaml.safe_load(recorded)["usage"][0]["usedMiB"] == 5
     assert run("record", "--vendor", "mock", "--out", str(profile)).returncode == 0
     config.write_text(f"mock: {{profile: {profile}}}")
     shown = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin.probe import stream
-from deviceplugin.vendor import PhysicalDevice, Replicas, Sharing, Snapshot, VendorSettings
+from deviceplugin.vendor import PhysicalDevice, Replicas, Sharing, Snapshot, Usage, VendorSettings
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 TEXTS = st.dictionaries(NAMES, NAMES, max_size=3)
@@ -81,7 +81,12 @@ def test_any_bytes_are_a_message_or_a_named_error(line: bytes) -> None:
 
 @given(JSON)
 def test_any_json_is_a_snapshot_or_a_named_error(data: Any) -> None:
-    for read in (stream.snapshot_from_dict, stream.device_from_dict, stream.health_from_dict):
+    for read in (
+        stream.snapshot_from_dict,
+        stream.device_from_dict,
+        stream.health_from_dict,
+        stream.usages_from_dict,
+    ):
         try:
             read(data)
         except stream.StreamError as error:
@@ -120,3 +125,19 @@ def test_half_characters_on_the_line_are_garbage_and_whole_ones_are_not() -> Non
 def test_a_deep_nesting_is_garbage_and_no_crash() -> None:
     with pytest.raises(stream.StreamError):
         stream.decode(b"[" * 100_000)
+
+
+figures = st.none() | st.floats(0, 1e15)
+
+
+@given(st.lists(st.builds(Usage, NAMES, figures, figures, figures)))
+def test_readings_come_back_as_they_were(usages: list[Usage]) -> None:
+    line = stream.encode({"type": "usage", "devices": [stream.usage_to_dict(u) for u in usages]})
+    read = stream.usages_from_dict(stream.decode(line))
+    assert read == tuple(usages)
+
+
+@pytest.mark.parametrize("value", ["1", True, -1, float("nan"), float("inf"), [], {}])
+def test_a_figure_that_is_none_is_named_with_its_place(value: object) -> None:
+    with pytest.raises(stream.StreamError, match=r"usage\.devices\[0\]\.used_mib"):
+        stream.usages_from_dict({"devices": [{"uuid": "a", "used_mib": value}]})

@@ -21,8 +21,10 @@ from deviceplugin.probe.supervisor import (
     ProbeFailed,
     SnapshotSeen,
     Timing,
+    UsageSeen,
+    UsageUnknown,
 )
-from deviceplugin.vendor import DriverError, Vendor, VendorSettings
+from deviceplugin.vendor import DriverError, Usage, Vendor, VendorSettings
 
 VENDOR = Vendor("acme", "acme_node:Node", "acme.example.com/gpu")
 FAST = Timing(interval=0.1, deadline=5.0, backoff_first=0.01, backoff_most=0.02, stop=5.0)
@@ -331,3 +333,79 @@ async def test_a_snapshot_that_cannot_be_told_is_a_failed_discovery(
     assert "discovery raised" in await watched.failed("error", count=2)
     assert watched.probe.restarts == 0
     await stopped(watched)
+
+
+BUSY = Timing(interval=0.1, deadline=5.0, backoff_first=0.01, backoff_most=0.02, usage=0.05)
+
+READER = """
+    def usage(self, snapshot):
+        return [Usage(device.uuid, 7.5, None, 3) for device in snapshot.devices]
+"""
+
+
+def reading(method: str) -> str:
+    """The node half with another way to say how busy its devices are."""
+    return NODE.replace("import PhysicalDevice", "import PhysicalDevice, Usage") + method
+
+
+async def test_readings_come_beside_discoveries(tmp_path: Path, node: None) -> None:
+    (tmp_path / "acme_node.py").write_text(reading(READER))
+    watched = Watched(BUSY)
+    seen = await watched.until(lambda e: isinstance(e, UsageSeen), 3)
+    assert seen == UsageSeen((Usage("u", 7.5, None, 3.0),))
+    await stopped(watched)
+
+
+async def test_nobody_reads_unasked(tmp_path: Path, node: None) -> None:
+    (tmp_path / "acme_node.py").write_text(reading(READER))
+    watched = Watched(FAST)
+    await watched.until(lambda e: isinstance(e, SnapshotSeen), 3)
+    assert not [e for e in watched.events if isinstance(e, UsageSeen | UsageUnknown)]
+    await stopped(watched)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("", "does not say how busy"),
+        ("    def usage(self, snapshot): raise OSError('no ioctl')", "no ioctl"),
+        ("    def usage(self, snapshot): raise SystemExit('replaced')", "replaced"),
+        ("    def usage(self, snapshot): return [Usage('u', {1, 2})]", "JSON"),
+        ("    def usage(self, snapshot): return [Usage('u', 'full')]", "used_mib"),
+        ("    def usage(self, snapshot): return 7", "not iterable"),
+    ],
+)
+async def test_a_failed_reading_costs_nothing_else(
+    tmp_path: Path, node: None, method: str, words: str
+) -> None:
+    (tmp_path / "acme_node.py").write_text(reading(method))
+    watched = Watched(BUSY)
+    event = await watched.until(lambda e: isinstance(e, UsageUnknown), 2)
+    assert isinstance(event, UsageUnknown)
+    assert words in event.reason
+    await watched.until(lambda e: isinstance(e, SnapshotSeen), 3)
+    assert watched.probe.restarts == 0
+    await stopped(watched)
+
+
+async def test_a_reading_that_hangs_keeps_no_discovery_waiting(tmp_path: Path, node: None) -> None:
+    (tmp_path / "acme_node.py").write_text(
+        reading("    def usage(self, snapshot): time.sleep(600)")
+    )
+    watched = Watched(BUSY)
+    await watched.until(lambda e: isinstance(e, SnapshotSeen), 4)
+    assert not [e for e in watched.events if isinstance(e, ProbeFailed)]
+    await stopped(watched)
+
+
+async def test_readings_are_no_sign_of_life_of_discovery(start: Start) -> None:
+    watched = start(
+        """
+        say('discovering')
+        while True:
+            say('usage', devices=[])
+            time.sleep(0.02)
+        """,
+        Timing(0.1, 0.3, 0.01, 0.02),
+    )
+    assert "0.3 s" in await watched.failed("deadline")

@@ -17,9 +17,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
 def test_every_metric_is_on_the_page_and_every_one_there_exists(
     root: Path, container: Callable[..., Any], gpu: str
 ) -> None:
-    host = HostDevice(gpu, "0", "t", 1.0, 2.0, 3.0, 4.0)
+    hosts = [
+        HostDevice(gpu, "0", "t", 1.0, 2.0, 3.0, 4.0),
+        HostDevice("part", "0:0", "t", 1.0, partition=True),
+    ]
     monitor = Monitor(
-        root, lambda: [container()], lambda: [host], "n1", settings=Settings(Names.BOTH)
+        root, lambda: [container()], lambda: hosts, "n1", settings=Settings(Names.BOTH)
     )
     told = {f"{m.name}_total" if m.type == "counter" else m.name for m in monitor.scrape()}
     tables = "\n".join(line for line in PAGE.splitlines() if line.startswith("|"))

@@ -220,6 +220,17 @@ def test_what_a_driver_does_not_say_is_left_out() -> None:
     assert "\nHostCoreUtilization{" in scrape
 
 
+def test_a_partition_is_no_card_and_its_memory_is_counted_apart() -> None:
+    card = HostDevice(GPU, "0", "t", 500.0, None, 40960.0)
+    part = HostDevice("MIG-0", "0:0", "t MIG 1g.5gb", 90.0, None, 4864.0, partition=True)
+    scrape = text([], [card, part], Settings(Names.BOTH))
+    assert [line for line in scrape.splitlines() if "MIG-0" in line] == [
+        'deviceplugin_partition_memory_used_bytes{device_index="0:0",device_type="t MIG 1g.5gb",'
+        'device_uuid="MIG-0"} 9.437184e+07'
+    ]
+    assert f'device_uuid="{GPU}"' in scrape.split("deviceplugin_host_memory_total_bytes{")[1]
+
+
 def test_a_kernel_in_the_future_was_just_now() -> None:
     usage = used()
     late = ContainerUsage(

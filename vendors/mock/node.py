@@ -32,6 +32,7 @@ from deviceplugin.vendor import (
     ResourcePlan,
     Snapshot,
     Split,
+    Usage,
     VendorSettings,
 )
 from deviceplugin.vendors.mock import imitation, partitions, scenario
@@ -111,6 +112,21 @@ class MockNode:
                     raise DriverError(f"the simulated driver is not there: {reason}", absent=True)
         snapshot = self._snapshot()
         return replace(snapshot, problems=(*snapshot.problems, *self._configuration().problems))
+
+    def usage(self, snapshot: Snapshot) -> Sequence[Usage]:
+        """How busy the scenario makes its devices now.
+
+        Raises `DriverError` for the fault ``usage-error``.
+        """
+        profile, moment = self._configuration().profile, self._elapsed()
+        for fault in scenario.behaviour_at(profile, moment):
+            if fault.kind is FaultKind.USAGE_HANG:
+                while True:
+                    self._world.sleep(3600.0)
+            if fault.kind is FaultKind.USAGE_ERROR:
+                reason = fault.reason or f"the scenario wants it from second {fault.at:g}"
+                raise DriverError(f"the simulated driver does not say how busy it is: {reason}")
+        return scenario.usage_at(profile, snapshot.devices, moment)
 
     def watch_health(self, snapshot: Snapshot) -> Iterator[HealthEvent]:
         """Each change of health at its second; ends after the last one of the scenario."""

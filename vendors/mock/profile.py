@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from deviceplugin.vendor import Mount, PhysicalDevice, Snapshot, Split
+from deviceplugin.vendor import Mount, PhysicalDevice, Snapshot, Split, Usage
 
 
 class ProfileError(ValueError):
@@ -48,6 +48,8 @@ class FaultKind(enum.StrEnum):
     ERROR = "error"
     ABSENT = "absent"
     REFUSE_PARTITION = "refuse-partition"
+    USAGE_ERROR = "usage-error"
+    USAGE_HANG = "usage-hang"
 
 
 DEVICE_FAULTS = frozenset(
@@ -97,6 +99,18 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """From `at` on, a device is as busy as `usage` says, all of them where its uuid is empty."""
+
+    at: float
+    usage: Usage
+
+    def concerns(self, device: PhysicalDevice) -> bool:
+        """Whether this is about that device."""
+        return self.usage.uuid in ("", device.uuid)
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionSize:
     """What one hard partition takes of its card."""
 
@@ -116,7 +130,7 @@ class ProfileMount:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A node over time. `changes` and `faults` are ordered by `at`."""
+    """A node over time. `changes`, `faults` and `usage` are ordered by `at`."""
 
     origin: Origin
     resource: str
@@ -127,3 +141,4 @@ class Profile:
     mounts: tuple[ProfileMount, ...] = ()
     partitions: Mapping[str, PartitionSize] = field(default_factory=lambda: MappingProxyType({}))
     faults: tuple[Fault, ...] = ()
+    usage: tuple[Busy, ...] = ()

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from deviceplugin.vendor import Mount, PhysicalDevice, Sharing, Snapshot, Split
+from deviceplugin.vendor import Mount, PhysicalDevice, Sharing, Snapshot, Split, Usage
 from deviceplugin.vendors.mock.fields import MOST, Fields, made_uuid, nearest, shown
 from deviceplugin.vendors.mock.profile import (
     DEVICE_FAULTS,
     ENDINGS,
+    Busy,
     Change,
     Fault,
     FaultKind,
@@ -59,7 +60,9 @@ _PROFILE_KEYS = (
     "mounts",
     "partitions",
     "faults",
+    "usage",
 )
+_USAGE_KEYS = ("at", "device", "usedMiB", "utilisationPercent", "memoryControllerPercent")
 _DEVICE_KEYS = (
     "uuid",
     "index",
@@ -148,6 +151,7 @@ def read(
             }
         ),
         faults=faults(fields, listed),
+        usage=_usage(fields, listed),
     )
 
 
@@ -354,14 +358,39 @@ def _fault(data: object, source: str, place: str, devices: Sequence[PhysicalDevi
         raise fields.wrong("until", f"{until:g} is not after {at:g}", "write a later second")
     if ("seconds" in fields) != (kind is FaultKind.SLOW):
         raise fields.wrong("seconds", "goes with slow and only there", "write or remove it")
+    single = kind in DEVICE_FAULTS and kind is not FaultKind.EMPTY_LIST
+    if fields.raw("device") is not None and not single:
+        raise fields.wrong("device", f"{kind} is of no single device", "remove it")
+    device = _named(fields, devices)
+    return Fault(kind, at, until, device, fields.number("seconds", 0.0), fields.text("reason", ""))
+
+
+def _usage(outer: Fields, devices: Sequence[PhysicalDevice]) -> tuple[Busy, ...]:
+    uuids = {one.index: one.uuid for one in devices} | {one.uuid: one.uuid for one in devices}
+    found = []
+    for place, item in outer.items("usage"):
+        fields = Fields(item, outer.source, place, _USAGE_KEYS)
+        used, cores, controller = (
+            fields.number(key, high=most) if key in fields else None
+            for key, most in (
+                ("usedMiB", MOST),
+                ("utilisationPercent", 100),
+                ("memoryControllerPercent", 100),
+            )
+        )
+        device = uuids.get(_named(fields, devices), "")
+        usage = Usage(device, used, cores, controller)
+        found.append(Busy(fields.number("at", 0.0), usage))
+    return tuple(sorted(found, key=lambda busy: busy.at))
+
+
+def _named(fields: Fields, devices: Sequence[PhysicalDevice]) -> str:
+    """The index or uuid under ``device``, empty where all devices are meant."""
     device = fields.raw("device")
+    if device is None:
+        return ""
     word = str(device) if type(device) is int and abs(device) < 1_000_000 else device
-    if word is not None:
-        names = [name for one in devices for name in (one.index, one.uuid)]
-        if kind not in DEVICE_FAULTS or kind is FaultKind.EMPTY_LIST:
-            raise fields.wrong("device", f"{kind} is of no single device", "remove it")
-        if not isinstance(word, str) or not word or word not in names:
-            raise fields.wrong("device", f"no device {shown(device)}", nearest(word, names))
-    return Fault(
-        kind, at, until, word or "", fields.number("seconds", 0.0), fields.text("reason", "")
-    )
+    names = [name for one in devices for name in (one.index, one.uuid)]
+    if not isinstance(word, str) or not word or word not in names:
+        raise fields.wrong("device", f"no device {shown(device)}", nearest(word, names))
+    return word

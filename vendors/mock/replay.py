@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deviceplugin.vendor import PhysicalDevice, Snapshot
+from deviceplugin.vendor import PhysicalDevice, Snapshot, Usage
 from deviceplugin.vendors.mock.masking import masked
 from deviceplugin.vendors.mock.profile import Origin
 from deviceplugin.vendors.mock.reading import KIND, VERSION
@@ -25,14 +25,19 @@ def profile_from_snapshot(
     snapshot: Snapshot,
     settings_summary: Mapping[str, Any],
     mask_serials: bool,
+    usages: Sequence[Usage] = (),
 ) -> str:
     """The profile of one answer, as YAML text. Pure.
 
     `settings_summary` is plain data about the settings of the recorded vendor, kept for people.
-    With `mask_serials`, uuids and serial numbers become false ones of the same shape.
+    With `mask_serials`, uuids and serial numbers become false ones of the same shape. `usages` are
+    how busy the devices were.
     """
     frames = ((0.0, snapshot),)
-    return profile_from_stream(vendor_name, resource, frames, settings_summary, mask_serials)
+    readings = ((0.0, usages),) if usages else ()
+    return profile_from_stream(
+        vendor_name, resource, frames, settings_summary, mask_serials, readings
+    )
 
 
 def profile_from_stream(
@@ -41,18 +46,23 @@ def profile_from_stream(
     frames: Sequence[tuple[float, Snapshot]],
     settings_summary: Mapping[str, Any],
     mask_serials: bool,
+    readings: Sequence[tuple[float, Sequence[Usage]]] = (),
 ) -> str:
     """The profile of a stream of answers, each with its second after the first one. Pure.
 
-    The first one holds from the start on. Raises `ValueError` without any.
+    The first one holds from the start on. `readings` are how busy devices were, at their seconds;
+    of devices that no answer lists they are left out. Raises `ValueError` without an answer.
     """
     import yaml  # only who records pays for it
 
     if not frames:
         raise ValueError("nothing was recorded; a profile needs at least one snapshot")
+    listed = {device.uuid for _, snapshot in frames for device in snapshot.devices} - {""}
+    names = {uuid: uuid for uuid in listed}
     if mask_serials:
         false = _false_names(snapshot for _, snapshot in frames)
         frames = [(at, _masked(snapshot, false)) for at, snapshot in frames]
+        names = {uuid: false[uuid] for uuid in listed}
     data: dict[str, Any] = {
         "kind": KIND,
         "version": VERSION,
@@ -67,6 +77,14 @@ def profile_from_stream(
     }
     if later := [{"at": at, **_snapshot(snapshot)} for at, snapshot in frames[1:]]:
         data["changes"] = later
+    usage = [
+        _busy(at, replace(one, uuid=names[one.uuid]))
+        for at, usages in readings
+        for one in usages
+        if one.uuid in names
+    ]
+    if usage:
+        data["usage"] = usage
     text: str = yaml.safe_dump(data, sort_keys=False, width=100)
     return text
 
@@ -77,6 +95,16 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "attributes": dict(snapshot.attributes),
         "problems": list(snapshot.problems),
     }
+
+
+def _busy(at: float, usage: Usage) -> dict[str, Any]:
+    figures = {
+        "usedMiB": usage.used_mib,
+        "utilisationPercent": usage.utilisation_percent,
+        "memoryControllerPercent": usage.memory_controller_percent,
+    }
+    known = {key: value for key, value in figures.items() if value is not None}
+    return {"at": at, "device": usage.uuid, **known}
 
 
 def _device(device: PhysicalDevice) -> dict[str, Any]:

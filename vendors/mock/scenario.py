@@ -6,10 +6,10 @@ device, so any number of them overlap and each ends by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from deviceplugin.vendor import HealthEvent, PhysicalDevice, Snapshot, with_health
+from deviceplugin.vendor import HealthEvent, PhysicalDevice, Snapshot, Usage, with_health
 from deviceplugin.vendors.mock.profile import DEVICE_FAULTS, Fault, FaultKind, Profile
 
 _HIDING = (FaultKind.VANISH, FaultKind.EMPTY_LIST)
@@ -44,6 +44,18 @@ def behaviour_at(profile: Profile, moment: float) -> tuple[Fault, ...]:
         for fault in profile.faults
         if fault.kind not in DEVICE_FAULTS and fault.active(moment)
     )
+
+
+def usage_at(
+    profile: Profile, devices: Iterable[PhysicalDevice], moment: float
+) -> tuple[Usage, ...]:
+    """How busy these devices are at that moment; those of which nothing is said are left out."""
+    found = {}
+    for device in devices:
+        said = [busy for busy in profile.usage if busy.at <= moment and busy.concerns(device)]
+        if said:
+            found[device.uuid] = replace(said[-1].usage, uuid=device.uuid)
+    return tuple(found.values())
 
 
 def next_change(profile: Profile, moment: float) -> float | None:

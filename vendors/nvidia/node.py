@@ -20,6 +20,7 @@ from deviceplugin.vendor import (
     Sharing,
     Snapshot,
     Spec,
+    Usage,
     VendorSettings,
 )
 from deviceplugin.vendors.nvidia import (
@@ -36,9 +37,10 @@ from deviceplugin.vendors.nvidia import (
     registration,
     settings,
     slots,
+    usage,
 )
 from deviceplugin.vendors.nvidia.dynamic_mig import DynamicMig
-from deviceplugin.vendors.nvidia.facts import NVML, PLATFORM, has_mig_enabled
+from deviceplugin.vendors.nvidia.facts import NVML, PLATFORM, TEGRA, has_mig_enabled
 from deviceplugin.vendors.nvidia.host import host_of
 from deviceplugin.vendors.nvidia.journal import Journal
 
@@ -89,6 +91,14 @@ class NvidiaNode:
             return
         with self._library.session() as nvml:
             yield from health.Watch(nvml, rules, self._watched).events()
+
+    def usage(self, snapshot: Snapshot) -> Sequence[Usage]:
+        """How busy GPUs and MIG instances are; nothing of a Tegra. Raises `DriverError`."""
+        gpus = [d for d in snapshot.devices if d.attributes.get(PLATFORM) != TEGRA]
+        if not gpus:
+            return ()
+        with self._library.session() as nvml:
+            return usage.usages(nvml, gpus)
 
     def partition(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The MIG instance that a request of `slot_request` describes, made if it is not there.

@@ -7,6 +7,7 @@
  *
  *   driver|version=550.54.15|cuda=12040
  *   card|uuid=GPU-0|name=NVIDIA X|memory=4294967296|bus=00000000:3B:00.0|minor=0|cc=8.0|mig=0
+ *                                                 used=.. bytes; util=37,12 percent of cores and memory
  *   mig|card=0|slot=1|uuid=MIG-0|name=NVIDIA X MIG 1g.5gb|gi=1|ci=0|memory=..|compute=1|slices=1
  *   link|one=0|two=1|level=10|nvlinks=4
  *   event|card=0|type=8|data=79|gi=..|ci=..      one answer of nvmlEventSetWait_v2, in order
@@ -204,6 +205,12 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, device **out) {
             *out = &cards[i];
             return OK;
         }
+    for (int i = 0; i < n_migs; i++)
+        if (get(&migs[i].r, "uuid") && !strcmp(get(&migs[i].r, "uuid"), uuid)) {
+            GUARD(&migs[i]);
+            *out = &migs[i];
+            return OK;
+        }
     return NOT_FOUND;
 }
 
@@ -215,9 +222,15 @@ int nvmlDeviceGetMemoryInfo(device *d, unsigned long long *out) {
     GUARD(d);
     NEED(d, "memory");
     out[0] = number(&d->r, "memory", 0);
-    out[1] = out[0];
-    out[2] = 0;
+    out[2] = number(&d->r, "used", 0);
+    out[1] = out[0] - out[2];
     return OK;
+}
+
+int nvmlDeviceGetUtilizationRates(device *d, unsigned *out) {
+    GUARD(d);
+    NEED(d, "util");
+    return sscanf(get(&d->r, "util"), "%u,%u", &out[0], &out[1]) == 2 ? OK : 999;
 }
 
 int nvmlDeviceGetPciInfo_v3(device *d, pci_info *out) {

@@ -14,7 +14,7 @@ from deviceplugin.vendors.mock.profile import FaultKind
 from deviceplugin.vendors.mock.reading import _DEVICE_KEYS, _PROFILE_KEYS, parse, read
 
 PAGE = (Path(__file__).parents[3] / "docs/vendors/mock.md").read_text()
-SECTION, NODE, FAULTS, RECORDING = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+SECTION, NODE, USAGE, FAULTS, RECORDING = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
 def test_the_section_shown_is_understood() -> None:
@@ -24,10 +24,11 @@ def test_the_section_shown_is_understood() -> None:
 
 
 def test_the_profiles_shown_are_read() -> None:
-    composed = read(parse(NODE + FAULTS, "page"), "page", VENDOR.resource)
+    composed = read(parse(NODE + USAGE + FAULTS, "page"), "page", VENDOR.resource)
     recorded = read(parse(RECORDING.replace("  ...\n", ""), "page"), "page", VENDOR.resource)
     assert len(composed.snapshot.devices) == 8
     assert len(composed.faults) == 4
+    assert [busy.at for busy in composed.usage] == [0, 60, 120]
     assert recorded.resource == "nvidia.com/gpu"
 
 

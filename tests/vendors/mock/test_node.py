@@ -29,6 +29,8 @@ from deviceplugin.vendor import (
     Sharing,
     Snapshot,
     Split,
+    Usage,
+    UsageReader,
     VendorSettings,
 )
 from deviceplugin.vendors.mock import VENDOR
@@ -381,3 +383,30 @@ def test_a_partition_shares_the_fate_of_its_card(node: Make, clock: Any) -> None
     assert part.reason == "hot"
     clock.now += 4
     assert uuids(one.discover()) == ["b", "c"]
+
+
+def test_it_says_how_busy_the_scenario_makes_its_devices(node: Make, clock: Any) -> None:
+    busy = node(usage=[{"at": 2, "device": "b", "usedMiB": 5, "memoryControllerPercent": 1}])
+    assert isinstance(busy, UsageReader)
+    snapshot = busy.discover()
+    assert busy.usage(snapshot) == ()
+    clock.sleep(2)
+    assert busy.usage(snapshot) == (Usage("b", 5.0, None, 1.0),)
+
+
+def test_readings_fail_and_hang_by_the_scenario_and_discovery_does_not(
+    node: Make, clock: Any, stuck: type[BaseException]
+) -> None:
+    failing = node(
+        faults=[
+            {"at": 0, "until": 5, "fault": "usage-error", "reason": "no licence"},
+            {"at": 5, "fault": "usage-hang"},
+        ]
+    )
+    snapshot = failing.discover()
+    with pytest.raises(DriverError, match="no licence"):
+        failing.usage(snapshot)
+    clock.sleep(5)
+    assert failing.discover() == snapshot
+    with pytest.raises(stuck):
+        failing.usage(snapshot)

@@ -10,14 +10,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.vendor import PhysicalDevice, Snapshot
+from deviceplugin.vendor import PhysicalDevice, Snapshot, Usage
 from deviceplugin.vendors.mock import VENDOR
 from deviceplugin.vendors.mock.configuration import configured, shipped
 from deviceplugin.vendors.mock.masking import masked
 from deviceplugin.vendors.mock.profile import Origin, Profile
 from deviceplugin.vendors.mock.reading import parse, read
 from deviceplugin.vendors.mock.replay import profile_from_snapshot, profile_from_stream
-from deviceplugin.vendors.mock.scenario import state_at
+from deviceplugin.vendors.mock.scenario import state_at, usage_at
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -73,6 +73,34 @@ def test_a_stream_is_replayed_answer_by_answer(steps: list[tuple[int, Snapshot]]
         end = frames[position + 1][0] if position + 1 < len(frames) else at + 10
         assert state_at(profile, at) == snapshot
         assert state_at(profile, (at + end) / 2) == snapshot
+
+
+figures = st.none() | st.floats(0, 100)
+
+
+@given(snapshots, st.data())
+def test_how_busy_devices_were_is_replayed_exactly(snapshot: Snapshot, data: st.DataObject) -> None:
+    uuids = {device.uuid for device in snapshot.devices if device.uuid}
+    busy = {
+        uuid: Usage(uuid, data.draw(figures), data.draw(figures), data.draw(figures))
+        for uuid in sorted(uuids)
+        if data.draw(st.booleans())
+    }
+    stranger = Usage("listed-by-nobody", 1.0)
+    text = profile_from_snapshot("v", "a.b/c", snapshot, {}, False, [*busy.values(), stranger])
+    seen = usage_at(replayed(text), snapshot.devices, 0)
+    assert {usage.uuid: usage for usage in seen} == busy
+
+
+def test_readings_of_a_stream_keep_their_seconds_and_false_names() -> None:
+    uuid = "GPU-00000001-1111-2222-3333-44444444aaaa"
+    card = Snapshot((PhysicalDevice(uuid, "0", "Card"),))
+    readings = [(0.0, [Usage(uuid, 1.0)]), (5.0, [Usage(uuid, 2.0)])]
+    profile = replayed(profile_from_stream("v", "a.b/c", [(0.0, card)], {}, True, readings))
+    (device,) = profile.snapshot.devices
+    assert device.uuid != uuid
+    assert usage_at(profile, [device], 4.9) == (Usage(device.uuid, 1.0),)
+    assert usage_at(profile, [device], 5) == (Usage(device.uuid, 2.0),)
 
 
 def test_an_empty_stream_is_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deviceplugin.vendor import HealthEvent, Snapshot
+from deviceplugin.vendor import HealthEvent, Snapshot, Usage
 from deviceplugin.vendors.mock import VENDOR
 from deviceplugin.vendors.mock.profile import DEVICE_FAULTS, ENDINGS, FaultKind, Profile
 from deviceplugin.vendors.mock.reading import read
@@ -19,6 +19,7 @@ from deviceplugin.vendors.mock.scenario import (
     events_between,
     next_change,
     state_at,
+    usage_at,
 )
 
 Make = Callable[..., Profile]
@@ -245,3 +246,25 @@ def test_every_device_fault_changes_the_list_and_its_end_restores_it(
     node = profile(faults=[{"at": 1, "until": 2, "fault": kind.value}])
     assert state_at(node, 1) != state_at(node, 0)
     assert state_at(node, 2) == state_at(node, 0)
+
+
+def test_a_device_is_as_busy_as_the_last_entry_about_it_says(profile: Make) -> None:
+    node = profile(
+        usage=[
+            {"usedMiB": 10},
+            {"at": 5, "device": 1, "usedMiB": 700, "utilisationPercent": 97.5},
+            {"at": 9, "device": "b"},
+        ]
+    )
+    cards = node.snapshot.devices
+    assert usage_at(node, cards, 0) == tuple(Usage(uuid, 10.0) for uuid in "abc")
+    assert usage_at(node, cards, 5)[1] == Usage("b", 700.0, 97.5)
+    assert usage_at(node, cards, 9)[1] == Usage("b")
+    assert usage_at(node, cards[:1], 9) == (Usage("a", 10.0),)
+
+
+def test_nothing_is_known_of_a_device_before_its_first_entry(profile: Make) -> None:
+    assert usage_at(profile(), profile().snapshot.devices, 5) == ()
+    node = profile(usage=[{"at": 5, "device": "b", "usedMiB": 1}])
+    assert usage_at(node, node.snapshot.devices, 4.9) == ()
+    assert usage_at(node, node.snapshot.devices, 5) == (Usage("b", 1.0),)

@@ -19,11 +19,32 @@ from typing import Any
 import pytest
 
 from deviceplugin.probe import stream
-from deviceplugin.vendor import HealthEvent, PhysicalDevice, Snapshot, VendorSettings
+from deviceplugin.vendor import HealthEvent, PhysicalDevice, Snapshot, Usage, VendorSettings
 from deviceplugin.vendors.nvidia.node import NvidiaNode
 
 SOURCE = Path(__file__).parents[2] / "fakelibs" / "nvml" / "nvml.c"
 GIB = 1024**3
+
+# Discovers in the first scenario, then reads in the second how busy those devices are.
+USAGE = """
+import json, os, sys
+from deviceplugin.probe import stream
+from deviceplugin.vendor import DriverError
+from deviceplugin.vendors.nvidia.node import NvidiaNode
+
+asked = json.load(sys.stdin)
+node = NvidiaNode(stream.settings_from_dict(asked["settings"]))
+found = None
+for scenario in asked["scenarios"]:
+    with open(os.environ["FAKE_NVML_SCENARIO"], "w") as file:
+        file.write(scenario)
+    found = found or node.discover()
+try:
+    answer = {"devices": [stream.usage_to_dict(usage) for usage in node.usage(found)]}
+except DriverError as error:
+    answer = {"error": str(error)}
+json.dump(answer, sys.stdout)
+"""
 
 # Asks the node once for each scenario in turn, then for health events.
 SCRIPT = """
@@ -183,13 +204,26 @@ class Driver:
         self, scenarios: Sequence[str], events: int = 0, **settings: Any
     ) -> tuple[list[Any], list[HealthEvent]]:
         """Discover in each scenario, then wait for `events` health events."""
+        *answers, seen = self._run(SCRIPT, scenarios, settings, events=events)
+        return answers, [HealthEvent(**event) for event in seen]
+
+    def usage(self, found: str, *busy: str, **settings: Any) -> list[Usage] | str:
+        """Discover in one scenario and read in another how busy the devices are; the text of the
+        `DriverError` where that fails.
+        """
+        answer = self._run(USAGE, [found, *busy], settings)
+        return answer.get("error") or list(stream.usages_from_dict(answer))
+
+    def _run(
+        self, script: str, scenarios: Sequence[str], settings: Mapping[str, Any], **more: Any
+    ) -> Any:
         request = {
             "settings": stream.settings_to_dict(self.tree.settings(**settings)),
             "scenarios": list(scenarios),
-            "events": events,
+            **more,
         }
         done = subprocess.run(
-            [sys.executable, "-P", "-c", SCRIPT],
+            [sys.executable, "-P", "-c", script],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -198,8 +232,7 @@ class Driver:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        *answers, seen = json.loads(done.stdout)
-        return answers, [HealthEvent(**event) for event in seen]
+        return json.loads(done.stdout)
 
     def discover(self, scenario: str, **settings: Any) -> Snapshot:
         return self.discoveries(scenario, **settings)[0]
