@@ -271,6 +271,7 @@ class Agent:
             policy=config.allocation_policy,
             host_root=Path(config.paths.host_root),
             scored=config.topology_score,
+            counted=config.secondary_resources,
         )
 
     def _modes(self, config: Config, pod_resources: PodResources) -> Callable[[ResourcePlan], Mode]:

@@ -6,15 +6,17 @@ Built-in vendors come through the same group as a stranger's, so nothing here kn
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deviceplugin.vendor import NodeBackend, Vendor, VendorSettings
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from deviceplugin.vendor.scheduling import SchedulingBackend
 
 GROUP = "deviceplugin.vendors"
 
@@ -106,6 +108,23 @@ def load_backend(vendor: Vendor, settings: VendorSettings) -> NodeBackend:
     except (Exception, SystemExit) as error:
         raise RuntimeError(
             f"its node half {vendor.node} cannot be loaded: {_why(error)}"
+        ) from error
+
+
+def load_scheduling(vendor: Vendor, section: Mapping[str, Any]) -> tuple[SchedulingBackend, ...]:
+    """The scheduling half of a vendor for its section, empty where it has none. Raises
+    `RuntimeError` for whatever its module raises.
+    """
+    if not vendor.scheduling:
+        return ()
+    from deviceplugin.vendor.scheduling import SchedulingSettings
+
+    module, _, attribute = vendor.scheduling.partition(":")
+    try:
+        return tuple(getattr(import_module(module), attribute)(SchedulingSettings(section)))
+    except (Exception, SystemExit) as error:
+        raise RuntimeError(
+            f"its scheduling half {vendor.scheduling} cannot be loaded: {_why(error)}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
@@ -25,6 +25,7 @@ from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.kubelet.resource import Resource
 from deviceplugin.kubelet.server import ResourceServer
+from deviceplugin.kubelet.service import Allocator
 from deviceplugin.metrics import Metrics
 from deviceplugin.probe.supervisor import (
     DriverAbsent,
@@ -39,7 +40,8 @@ from deviceplugin.probe.supervisor import (
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.refusal import RefusalError
-from deviceplugin.scheduled.registration import Offer, offer
+from deviceplugin.registry import load_scheduling
+from deviceplugin.scheduled.registration import Offer, described, offer
 from deviceplugin.tidying import Tidying, holders, unlisted
 from deviceplugin.usage import Usages
 from deviceplugin.vendor import (
@@ -48,6 +50,7 @@ from deviceplugin.vendor import (
     InventoryWriter,
     NodeAnnotator,
     NodeBackend,
+    NodeDevice,
     PhysicalDevice,
     Planner,
     Registrar,
@@ -60,6 +63,9 @@ from deviceplugin.vendor import (
     Vendor,
     VendorSettings,
 )
+
+if TYPE_CHECKING:
+    from deviceplugin.secondary import Secondary
 
 LOCK_POLL_SECONDS = 1.0
 IMPEDIMENT_POLL_SECONDS = 5.0
@@ -128,6 +134,7 @@ class VendorRuntime:
         self._remembered: dict[str, Mapping[str, splitting.VirtualDevice]] = {}
         self._checkpoint = Checkpoint(places.plugin_dir)
         self._tidying = Tidying()
+        self._secondary = self._counting(settings) if around.counted else None
         self._log = structlog.get_logger().bind(vendor=vendor.name)
 
     @property
@@ -181,12 +188,16 @@ class VendorRuntime:
             await asyncio.gather(*(served.task for served in ended), return_exceptions=True)
             for served in ended:
                 self._forget(served.resource.name)
+            if self._secondary is not None:
+                await self._secondary.close()
             self._readiness.clear(self._offering)
 
     def directory_changed(self) -> None:
         """Something happened in kubelet's directory: let every server look."""
         for served in self._served.values():
             served.server.changed.set()
+        if self._secondary is not None:
+            self._secondary.directory_changed()
 
     def held(self) -> Iterator[tuple[Holding, str, Sequence[Grant]]]:
         """Who held what of this vendor at the last look, the allocation's name, and its share."""
@@ -365,6 +376,7 @@ class VendorRuntime:
                 await self._bring(plan, snapshot)
             except Exception as error:
                 self._failed(plan.resource, error)
+        self._count_amounts(plans, snapshot)
         await self._remember()
         if not self._unfinished:
             self._told = ""
@@ -406,14 +418,46 @@ class VendorRuntime:
     def _offer(self, plan: ResourcePlan, table: splitting.Table) -> None:
         if self._announce is None:
             return
-        devices, annotations = None, None
+        annotations = None
         snapshot = self._inventory.snapshot()
-        if isinstance(self._backend, Registrar) and plan.keys is not None:
-            devices = self._backend.registered(plan, snapshot)
+        devices = self._registered(plan, snapshot)
         if isinstance(self._backend, NodeAnnotator) and plan.keys is not None:
             annotations = self._backend.node_annotations(plan, snapshot)
         found = offer(plan, table, devices, scored=self._around.scored, annotations=annotations)
         self._announce(plan.resource, found)
+
+    def _count_amounts(self, plans: Sequence[ResourcePlan], snapshot: Snapshot) -> None:
+        if self._secondary is None:
+            return
+        try:
+            self._secondary.show((plan, self._registered(plan, snapshot)) for plan in plans)
+        except Exception as error:
+            self._failed("secondary resources", error)
+
+    def _registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
+        """The devices of a resource as schedulers count them; none where they know it not."""
+        if plan.keys is None:
+            return ()
+        if isinstance(self._backend, Registrar):
+            return self._backend.registered(plan, snapshot)
+        return described(plan, splitting.split(plan, snapshot))
+
+    def _counting(self, settings: VendorSettings) -> Secondary:
+        """What counts memory and cores; the vendor's scheduling half says their names and units."""
+        from deviceplugin.secondary import Secondary
+
+        def server(resource: Resource, allocator: Allocator) -> ResourceServer:
+            places = self._places
+            return ResourceServer(
+                resource,
+                allocator,
+                self._metrics,
+                self._readiness,
+                places.plugin_dir,
+                places.kubelet_socket,
+            )
+
+        return Secondary(server, lambda: load_scheduling(self._vendor, settings.section))
 
     def _plans(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
         if not isinstance(self._backend, Planner):

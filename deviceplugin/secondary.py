@@ -8,13 +8,14 @@ scheduler does, per container and not per card (B.8): it is for sight and quotas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deviceplugin.kubelet.counted import CountedResource, NothingToHandOver
 from deviceplugin.kubelet.server import ResourceServer
-from deviceplugin.vendor import NodeDevice
-from deviceplugin.vendor.scheduling import Resources
+from deviceplugin.vendor import NodeDevice, ResourcePlan
+from deviceplugin.vendor.scheduling import Resources, SchedulingBackend
 
 __all__ = ["Secondary", "amounts"]
 
@@ -36,45 +37,59 @@ def amounts(devices: Iterable[NodeDevice], resources: Resources) -> dict[str, in
 @dataclass(slots=True)
 class _Served:
     resource: CountedResource
+    server: ResourceServer
     task: asyncio.Task[None]
 
 
 class Secondary:
-    """Serves counted resources; `server` makes the server of one."""
+    """Serves the counted resources of a vendor; `server` makes the server of one, `backends` tells
+    the vendor's names and units.
+    """
 
     def __init__(
-        self, server: Callable[[CountedResource, NothingToHandOver], ResourceServer]
+        self,
+        server: Callable[[CountedResource, NothingToHandOver], ResourceServer],
+        backends: Callable[[], Sequence[SchedulingBackend]],
     ) -> None:
-        self._server = server
+        self._server, self._backends = server, backends
         self._served: dict[str, _Served] = {}
-        self._servers: dict[str, ResourceServer] = {}
+        self._resources: Mapping[str, Resources] | None = None
 
-    def show(self, wanted: Mapping[str, int]) -> None:
-        """Exactly these resources, with so many units each."""
+    def show(self, offered: Iterable[tuple[ResourcePlan, Sequence[NodeDevice]]]) -> None:
+        """The amounts of these resources' devices, and of no others. Raises `RuntimeError` where
+        the vendor's scheduling half cannot be loaded.
+        """
+        if self._resources is None:
+            self._resources = {b.keys.common_word: b.resources for b in self._backends()}
+        wanted: Counter[str] = Counter()
+        for plan, devices in offered:
+            names = self._resources.get(plan.keys.common_word) if plan.keys else None
+            if names is not None:
+                wanted.update(amounts(devices, names))
+        self.count(wanted)
+
+    def count(self, wanted: Mapping[str, int]) -> None:
+        """Exactly these resources, with so many units each. One that never had a unit is not
+        registered yet.
+        """
         for name in self._served.keys() - wanted.keys():
-            self._end(name)
+            self._served.pop(name).task.cancel()
         for name, units in wanted.items():
             if (served := self._served.get(name)) is not None:
                 served.resource.count(units)
-                continue
-            resource = CountedResource(name, units)
-            server = self._server(resource, NothingToHandOver())
-            self._servers[name] = server
-            task = asyncio.create_task(server.run(), name=name)
-            self._served[name] = _Served(resource, task)
+            elif units:
+                resource = CountedResource(name, units)
+                server = self._server(resource, NothingToHandOver())
+                task = asyncio.create_task(server.run(), name=name)
+                self._served[name] = _Served(resource, server, task)
 
     def directory_changed(self) -> None:
         """Something happened in kubelet's directory: let every server look."""
-        for server in self._servers.values():
-            server.changed.set()
+        for served in self._served.values():
+            served.server.changed.set()
 
     async def close(self) -> None:
         """End all servers."""
         tasks = [served.task for served in self._served.values()]
-        for name in list(self._served):
-            self._end(name)
+        self.count({})
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _end(self, name: str) -> None:
-        self._served.pop(name).task.cancel()
-        del self._servers[name]

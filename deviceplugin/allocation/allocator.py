@@ -49,6 +49,8 @@ class Surroundings:
     """How what a container gets of a resource is decided."""
     policy: str = "distributed"
     host_root: Path = Path("/")
+    counted: bool = False
+    """Whether kubelet is to count memory and cores beside the devices."""
     scored: bool = False
     """Whether schedulers are told how well devices are connected."""
 

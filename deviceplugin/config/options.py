@@ -223,6 +223,15 @@ OPTIONS: tuple[Option, ...] = (
         "Tell schedulers how well each two devices are connected.",
     ),
     _agent(
+        "secondary-resources",
+        "secondary_resources",
+        "secondaryResources",
+        FLAG,
+        False,
+        "Register memory and cores with kubelet too, as amounts that it only counts: for quotas, "
+        "autoscalers and dashboards.",
+    ),
+    _agent(
         "isolation",
         "isolation",
         "isolation",

@@ -125,6 +125,7 @@ class Config:
     allocation: str
     lockless: str
     topology_score: bool
+    secondary_resources: bool
     fail_on_init_error: bool
     isolation: str
     paths: Paths

@@ -194,6 +194,15 @@ class Cluster:
         """Wait until `found` answers something true. Raises `TimeoutError`."""
         return await asyncio.to_thread(self.server.wait_for, found, seconds)
 
+    async def until(self, found: Callable[[], object], seconds: float = 10.0) -> Any:
+        """Wait until `found` answers something true; it is asked on this loop, as everything that
+        concerns kubelet must be. Raises `TimeoutError`.
+        """
+        async with asyncio.timeout(seconds):
+            while not (answer := found()):
+                await asyncio.sleep(0.02)
+            return answer
+
     def environment(self, config: ContainerConfig) -> dict[str, str]:
         """The variables of a container's process, after the runtime applied CDI."""
         return dict(entry.split("=", 1) for entry in self.oci(config)["process"]["env"])

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from deviceplugin import registry
@@ -19,7 +18,7 @@ from deviceplugin.placement.observe import Held, NodeView, cards_with, held_of, 
 from deviceplugin.placement.request import asks
 from deviceplugin.placement.write import decision
 from deviceplugin.testing.scheduling import ScriptedScheduler
-from deviceplugin.vendor.scheduling import Policy, SchedulingBackend, SchedulingSettings, Unfit
+from deviceplugin.vendor.scheduling import Policy, SchedulingBackend, Unfit
 
 __all__ = ["DoesNotFitError", "admit", "place_pod", "scheduling_backends"]
 
@@ -39,9 +38,7 @@ def scheduling_backends(
     vendor: str, section: Mapping[str, Any] | None = None
 ) -> tuple[SchedulingBackend, ...]:
     """The scheduling half of an installed vendor, made for its `section` of the file."""
-    module, _, attribute = registry.load().vendors[vendor].scheduling.partition(":")
-    made = getattr(import_module(module), attribute)(SchedulingSettings(section or {}))
-    return tuple(made)
+    return registry.load_scheduling(registry.load().vendors[vendor], section or {})
 
 
 def admit(manifest: Mapping[str, Any], backends: Sequence[SchedulingBackend]) -> dict[str, Any]:

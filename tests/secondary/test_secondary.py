@@ -114,8 +114,8 @@ async def test_kubelet_counts_and_allocates_the_units(kubelet: Any) -> None:
             resource, allocator, metrics, readiness, kubelet.plugin_dir, kubelet.kubelet_socket
         )
 
-    secondary = Secondary(server)
-    secondary.show({"nvidia.com/gpumem": 16384, "nvidia.com/gpucores": 100})
+    secondary = Secondary(server, lambda: ())
+    secondary.count({"nvidia.com/gpumem": 16384, "nvidia.com/gpucores": 100})
     try:
         await kubelet.wait_registered("nvidia.com/gpumem")
         await kubelet.wait_registered("nvidia.com/gpucores")
@@ -126,7 +126,7 @@ async def test_kubelet_counts_and_allocates_the_units(kubelet: Any) -> None:
         admitted = await kubelet.admit(Pod("p", (Container("main", limits),)))
         config = await kubelet.start_container(admitted.pod.uid, "main")
         assert (config.devices, config.mounts) == ((), ())
-        secondary.show({"nvidia.com/gpumem": 8192})
+        secondary.count({"nvidia.com/gpumem": 8192})
         async with asyncio.timeout(10):
             while kubelet.allocatable().get("nvidia.com/gpumem") != 8192:
                 await asyncio.sleep(0.02)

@@ -171,7 +171,7 @@ class Machine:
         self.backends = scheduling_backends(self.vendor, section)
         for resource in resources:
             await self.cluster.kubelet.wait_registered(resource)
-            await self.cluster.settled(
+            await self.cluster.until(
                 lambda name=resource: self.cluster.kubelet.allocatable().get(name, 0) > 0
             )
         if mode["allocation"] != "standalone":

@@ -11,4 +11,5 @@ VENDOR = Vendor(
     name="mock",
     node="deviceplugin.vendors.mock.node:create",
     resource="mock.deviceplugin.dev/gpu",
+    scheduling="deviceplugin.vendors.mock.scheduling:backends",
 )

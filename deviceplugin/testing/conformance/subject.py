@@ -30,7 +30,7 @@ from deviceplugin.vendor import (
     Vendor,
     VendorSettings,
 )
-from deviceplugin.vendor.scheduling import SchedulingBackend, SchedulingSettings
+from deviceplugin.vendor.scheduling import SchedulingBackend
 
 __all__ = ["Offered", "Subject", "SubjectError", "subject"]
 
@@ -172,11 +172,7 @@ class Subject:
 
     def load_scheduling(self) -> tuple[SchedulingBackend, ...]:
         """A new scheduling half. Raises what the vendor raises."""
-        module, _, attribute = self.vendor.scheduling.partition(":")
-        made: Sequence[SchedulingBackend] = getattr(import_module(module), attribute)(
-            SchedulingSettings(self.settings.section)
-        )
-        return tuple(made)
+        return registry.load_scheduling(self.vendor, self.settings.section)
 
     def word(self, word: str) -> SchedulingBackend | None:
         """The scheduling half of one word."""

@@ -110,12 +110,12 @@ async def test_a_card_that_recovers_is_told_too(node: Any, npus: Any) -> None:
     kubelet = machine.cluster.kubelet
     assert kubelet.allocatable()[RESOURCE] == 8
     machine.scenario.write_text(npus(2, health=3))
-    await machine.cluster.settled(lambda: kubelet.allocatable()[RESOURCE] == 0)
+    await machine.cluster.until(lambda: kubelet.allocatable()[RESOURCE] == 0)
     await machine.cluster.settled(
         lambda: '"health"' not in machine.cluster.node_annotations()[KEYS.register]
     )
     machine.scenario.write_text(npus(2))
-    await machine.cluster.settled(lambda: kubelet.allocatable()[RESOURCE] == 8)
+    await machine.cluster.until(lambda: kubelet.allocatable()[RESOURCE] == 8)
     await machine.cluster.settled(
         lambda: machine.cluster.node_annotations()[KEYS.register].count('"health":true') == 2
     )
@@ -129,7 +129,7 @@ async def test_without_the_runtime_no_npu_is_healthy(node: Any) -> None:
     await machine.cluster.kubelet.wait_registered(RESOURCE)
     assert machine.cluster.kubelet.allocatable().get(RESOURCE, 0) == 0
     (machine.host / "etc/ascend-docker-runtime.d").mkdir()
-    await machine.cluster.settled(lambda: machine.cluster.kubelet.allocatable()[RESOURCE] == 16)
+    await machine.cluster.until(lambda: machine.cluster.kubelet.allocatable()[RESOURCE] == 16)
 
 
 # --- what containers get -------------------------------------------------------------------------

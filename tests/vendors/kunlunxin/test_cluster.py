@@ -98,5 +98,5 @@ async def test_without_the_vendors_runtime_no_slice_is_given(kunlunxin: Any) -> 
     cluster = kunlunxin.cluster
     cluster.start_agent({"kunlun": {"sharedDevices": "all"}}, vendors=("kunlunxin",), **STANDALONE)
     await cluster.kubelet.wait_registered(VXPU)
-    await cluster.settled(lambda: cluster.kubelet.capacity().get(VXPU) == 32)
+    await cluster.until(lambda: cluster.kubelet.capacity().get(VXPU) == 32)
     assert cluster.kubelet.allocatable()[VXPU] == 0

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from deviceplugin import registry
 from deviceplugin.vendor import VendorSettings
 from deviceplugin.vendors.mock import VENDOR
 from deviceplugin.vendors.mock.configuration import KEYS, configured, shipped
@@ -14,7 +16,7 @@ from deviceplugin.vendors.mock.profile import FaultKind
 from deviceplugin.vendors.mock.reading import _DEVICE_KEYS, _PROFILE_KEYS, parse, read
 
 PAGE = (Path(__file__).parents[3] / "docs/vendors/mock.md").read_text()
-SECTION, NODE, USAGE, FAULTS, RECORDING = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+SECTION, IMITATION, NODE, USAGE, FAULTS, RECORDING = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
 def test_the_section_shown_is_understood() -> None:
@@ -37,3 +39,11 @@ def test_the_profiles_shown_are_read() -> None:
 )
 def test_everything_that_can_be_written_is_on_the_page(word: str) -> None:
     assert f"`{word}`" in PAGE or f"  {word}:" in SECTION or f"`{word}:`" in PAGE
+
+
+def test_the_example_of_an_imitation_is_one() -> None:
+    section = yaml.safe_load(IMITATION)["mock"]
+    backend = registry.load_backend(
+        registry.load().vendors["mock"], VendorSettings(node_name="n", section=section)
+    )
+    assert {device.model for device in backend.discover().devices} == {"910B4"}

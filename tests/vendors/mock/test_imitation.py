@@ -1,0 +1,73 @@
+"""The mock plays another vendor's part: its devices are simulated, its answers are the vendor's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deviceplugin import registry
+from deviceplugin.testing.placing import scheduling_backends
+from deviceplugin.vendor import DriverError, NodeBackend, Owner, Safeguarded, VendorSettings
+from deviceplugin.vendor.declared.node import DeclaredNode
+
+
+def mock(**section: Any) -> NodeBackend:
+    settings = VendorSettings(node_name="n", section=section)
+    return registry.load_backend(registry.load().vendors["mock"], settings)
+
+
+IMITABLE = sorted(v.name for v in registry.load().vendors.values() if v.profile)
+
+
+@pytest.mark.parametrize("name", IMITABLE)
+def test_every_vendor_with_a_profile_is_played_as_it_is(name: str) -> None:
+    played = mock(imitate=name, harmless=False)
+    snapshot = played.discover()
+    assert snapshot.devices
+    vendor = registry.load().vendors[name]
+    real = registry.load_backend(vendor, VendorSettings(node_name="n"))
+    plans = played.plan(snapshot)  # type: ignore[attr-defined]
+    assert plans == real.plan(snapshot)  # type: ignore[attr-defined]
+    words = {plan.keys.common_word for plan in plans if plan.keys}
+    assert words <= {b.keys.common_word for b in scheduling_backends("mock", {"imitate": name})}
+
+
+def test_what_it_hands_over_does_no_harm_where_nothing_is_installed() -> None:
+    played = mock(imitate="kunlunxin")
+    (device, *_) = played.discover().devices
+    from deviceplugin.vendor import Grant
+
+    edits = played.edits([Grant(device)], Owner("kunlunxin.com/xpu", "a"))
+    assert edits.env["CXPU_VISIBLE_DEVICES"] == "0"
+    assert {node.host_path for node in edits.device_nodes} == {"/dev/null"}
+    assert [node.path for node in edits.device_nodes] == ["/dev/xpuctrl", "/dev/xpu0"]
+    assert not isinstance(played, Safeguarded)  # there are no limits to hold
+
+
+def test_the_imitated_vendor_has_its_own_section() -> None:
+    played = mock(imitate="kunlunxin", section={"sharedDevices": "all"})
+    (plan,) = played.plan(played.discover())  # type: ignore[attr-defined]
+    assert plan.resource == "kunlunxin.com/vxpu"
+
+
+def test_faults_of_the_scenario_happen_to_the_imitated_vendor() -> None:
+    played = mock(imitate="enflame", faults=[{"at": 0, "fault": "error", "reason": "broken"}])
+    with pytest.raises(DriverError, match="broken"):
+        played.discover()
+
+
+def test_an_unknown_vendor_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(DriverError, match=r"imitate: no vendor .*did you mean ascend"):
+        mock(imitate="ascent").discover()
+
+
+def test_a_vendor_without_a_profile_needs_one() -> None:
+    with pytest.raises(DriverError, match=r"nvidia brings no profile"):
+        mock(imitate="nvidia").discover()
+    assert mock(imitate="nvidia", profile="small").discover().devices
+
+
+def test_capabilities_are_those_of_the_vendor() -> None:
+    assert isinstance(mock(imitate="enflame"), NodeBackend)
+    assert not isinstance(mock(imitate="enflame"), DeclaredNode)
