@@ -199,7 +199,7 @@ class Cluster:
         concerns kubelet must be. Raises `TimeoutError`.
         """
         async with asyncio.timeout(seconds):
-            while not (answer := found()):
+            while not (answer := found()):  # noqa: ASYNC110 - nothing tells when it changes
                 await asyncio.sleep(0.02)
             return answer
 
