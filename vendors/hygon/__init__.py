@@ -8,4 +8,5 @@ VENDOR = Vendor(
     resource="hygon.com/dcunum",
     presence=("dev/mkfd",),
     scheduling="deviceplugin.vendors.hygon.scheduling:backends",
+    profile="deviceplugin.vendors.hygon:profile.yaml",
 )
