@@ -6,14 +6,18 @@ Source: ascend-and-mock.md A.5.2, A.5.5, A.6.3. A chip that fails costs itself a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
 
-from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot, sysfs
+from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot, Usage, sysfs
 from deviceplugin.vendors.ascend.chips import Chip
 from deviceplugin.vendors.ascend.configuration import Configuration
-from deviceplugin.vendors.ascend.library import Dcmi, Unit
+from deviceplugin.vendors.ascend.library import AI_CORES, MEMORY_BANDWIDTH, Dcmi, Unit
 
-__all__ = ["CARD", "PHYSICAL", "UNIT", "snapshot_of"]
+__all__ = ["PHYSICAL", "snapshot_of", "unit_of", "usage_of"]
+
+T = TypeVar("T")
 
 PHYSICAL = "physicalId"
 """Attribute: the number of ``/dev/davinci<n>``, which ascend-docker-runtime is told."""
@@ -46,6 +50,31 @@ def snapshot_of(dcmi: Dcmi, configuration: Configuration, host_root: str) -> Sna
         attributes["dcmiVersion"] = dcmi.version()
     devices.sort(key=lambda device: int(device.index))
     return Snapshot(tuple(devices), attributes, tuple(told))
+
+
+def usage_of(dcmi: Dcmi, devices: Iterable[PhysicalDevice]) -> Iterator[Usage]:
+    """How busy these are, as far as the driver says."""
+    for device in devices:
+        unit = unit_of(device)
+        memory = _told(partial(dcmi.memory_mib, unit))
+        yield Usage(
+            device.uuid,
+            memory[1] if memory else None,
+            _told(partial(dcmi.rate, unit, AI_CORES)),
+            _told(partial(dcmi.rate, unit, MEMORY_BANDWIDTH)),
+        )
+
+
+def unit_of(device: PhysicalDevice) -> Unit:
+    """Where a device is for the driver."""
+    return Unit(int(device.attributes[CARD]), int(device.attributes[UNIT]))
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    try:
+        return ask()
+    except DriverError:
+        return None
 
 
 def _device(
@@ -96,10 +125,8 @@ def _ailment(dcmi: Dcmi, unit: Unit) -> str:
 
 
 def _numa_node(dcmi: Dcmi, unit: Unit, host_root: str) -> int | None:
-    try:
-        return sysfs.numa_node(host_root, dcmi.bus(unit))
-    except DriverError:
-        return None
+    bus = _told(partial(dcmi.bus, unit))
+    return sysfs.numa_node(host_root, bus) if bus else None
 
 
 def _attributes(dcmi: Dcmi, unit: Unit, physical: int, chip: Chip) -> Iterator[tuple[str, str]]:
@@ -107,7 +134,7 @@ def _attributes(dcmi: Dcmi, unit: Unit, physical: int, chip: Chip) -> Iterator[t
     yield CARD, str(unit.card)
     yield UNIT, str(unit.device)
     with contextlib.suppress(DriverError):
-        yield "driverMemoryMiB", str(dcmi.memory_mib(unit))
+        yield "driverMemoryMiB", str(dcmi.memory_mib(unit)[0])
     if chip.paired:
         with contextlib.suppress(DriverError):
             yield "superPodId", str(dcmi.super_pod(unit))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from deviceplugin.vendor import DriverError, PhysicalDevice
-from deviceplugin.vendors.ascend.discovery import CARD, UNIT
+from deviceplugin.vendors.ascend.discovery import unit_of
 from deviceplugin.vendors.ascend.library import Dcmi, Unit, Vnpu
 
 __all__ = ["IdleVnpus", "strangers"]
@@ -48,9 +48,7 @@ class IdleVnpus:
     def look(self, dcmi: Dcmi, devices: Sequence[PhysicalDevice]) -> None:
         """Remember which there are."""
         now = self._clock()
-        self._devices = tuple(
-            (Unit(int(d.attributes[CARD]), int(d.attributes[UNIT])), d.uuid) for d in devices
-        )
+        self._devices = tuple((unit_of(device), device.uuid) for device in devices)
         found = [(unit, vnpu) for unit, _ in self._devices for vnpu in _idle(dcmi, unit)]
         self._since = {item: self._since.get(item, now) for item in found}
 

@@ -41,6 +41,7 @@ DRIVER_CHOOSES = 0xFFFFFFFF
 NPU, VDIE = 0, 1
 VDEV_MANAGEMENT, ONE_VDEV, ALL_VDEVS = 52, 0, 1
 CHIP_INFO, SUPER_POD = 12, 1
+AI_CORES, MEMORY_BANDWIDTH = 2, 5
 
 
 class ChipInfo(ctypes.Structure):
@@ -265,6 +266,7 @@ FUNCTIONS = MappingProxyType(
         "dcmi_get_device_errorcode_v2": Function((*_UNIT, _INT, _UINT, c_uint)),
         "dcmi_get_device_hbm_info": Function((*_UNIT, POINTER(HbmInfo))),
         "dcmi_get_device_memory_info_v3": Function((*_UNIT, POINTER(MemoryInfo))),
+        "dcmi_get_device_utilization_rate": Function((*_UNIT, c_int, _UINT)),
         "dcmi_get_device_pcie_info_v2": Function((*_UNIT, POINTER(PcieInfo))),
         "dcmi_get_device_resource_info": Function((*_UNIT, POINTER(ProcessMemory), _INT)),
         "dcmi_get_device_info": Function((*_UNIT, c_int, c_uint, ctypes.c_void_p, _UINT)),
@@ -406,18 +408,24 @@ class Dcmi:
         self._call(name, unit, count, codes, MOST_CODES)
         return tuple(codes[: self._checked(name, count.value, MOST_CODES)])
 
-    def memory_mib(self, unit: Unit) -> int:
-        """What the driver says that there is, of HBM or else of DDR."""
+    def memory_mib(self, unit: Unit) -> tuple[int, int]:
+        """What there is and what is in use, of HBM or else of DDR: chips have one or the other."""
         hbm = HbmInfo()
         try:
             self._call("dcmi_get_device_hbm_info", unit, hbm)
         except DriverError:
             hbm.memory_size = 0
         if hbm.memory_size:
-            return int(hbm.memory_size)
+            return int(hbm.memory_size), int(hbm.memory_usage)
         memory = MemoryInfo()
         self._call("dcmi_get_device_memory_info_v3", unit, memory)
-        return int(memory.memory_size)
+        return int(memory.memory_size), max(0, memory.memory_size - memory.memory_available)
+
+    def rate(self, unit: Unit, kind: int) -> int:
+        """How busy a part of it is, in percent."""
+        percent, name = c_uint(0), "dcmi_get_device_utilization_rate"
+        self._call(name, unit, kind, percent)
+        return self._checked(name, percent.value, 100)
 
     def bus(self, unit: Unit) -> str:
         """The address on the PCI bus, ``0000:c1:00.0``."""

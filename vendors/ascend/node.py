@@ -21,6 +21,7 @@ from deviceplugin.vendor import (
     Sharing,
     Snapshot,
     Split,
+    Usage,
     VendorSettings,
 )
 from deviceplugin.vendor.registered import node_device
@@ -28,7 +29,7 @@ from deviceplugin.vendor.section import refuse
 from deviceplugin.vendors.ascend import handover
 from deviceplugin.vendors.ascend.chips import Chip
 from deviceplugin.vendors.ascend.configuration import configured
-from deviceplugin.vendors.ascend.discovery import snapshot_of
+from deviceplugin.vendors.ascend.discovery import snapshot_of, usage_of
 from deviceplugin.vendors.ascend.idle import IdleVnpus, strangers
 from deviceplugin.vendors.ascend.library import Dcmi, opened
 
@@ -77,6 +78,10 @@ class AscendNode:
         if reason := strangers(self._root, self._resources()):
             return (f"nothing: {reason}",)
         return tuple(self._idle.remove(self._library(), held))
+
+    def usage(self, snapshot: Snapshot) -> Sequence[Usage]:
+        """How busy whole NPUs are. Raises `DriverError`."""
+        return tuple(usage_of(self._library(), snapshot.devices))
 
     def _library(self) -> Dcmi:
         if self._dcmi is None:

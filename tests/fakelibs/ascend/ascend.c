@@ -5,7 +5,8 @@
  * read anew at dcmi_init and at every dcmi_get_card_list. One record a device:
  *
  *   card|id=0|device=0|type=0|kind=Ascend|name=910B4|logic=0|phy=0|die=1A2B3C4D-..(5 words)|health=0
- *       |codes=0x80E18401,..|hbm=32768|ddr=0|bus=0000:C1:00.0|pod=7|processes=0
+ *       |codes=0x80E18401,..|hbm=32768|ddr=0|used=0|busy=0|bandwidth=0|bus=0000:C1:00.0|pod=7
+ *       |processes=0
  *       |cores=20|cpus=7|memory=32768|templates=vir05_1c_8g:5:1:8192,..
  *
  * vNPUs are kept in the file FAKE_DCMI_STATE, a line each: card device id template used. As the
@@ -183,13 +184,21 @@ int dcmi_get_device_errorcode_v2(int card, int device, int *count, unsigned *lis
 int dcmi_get_device_hbm_info(int card, int device, void *out) {
     UNIT(card, device);
     AT(uint64_t, out, 0) = (uint64_t)num(r, "hbm", 0);
+    AT(uint64_t, out, 16) = (uint64_t)num(r, "used", 0);
     return 0;
 }
 
 int dcmi_get_device_memory_info_v3(int card, int device, void *out) {
     UNIT(card, device);
     AT(uint64_t, out, 0) = (uint64_t)num(r, "ddr", 0);
+    AT(uint64_t, out, 8) = (uint64_t)(num(r, "ddr", 0) - num(r, "used", 0));
     return 0;
+}
+
+int dcmi_get_device_utilization_rate(int card, int device, int type, unsigned *rate) {
+    UNIT(card, device);
+    *rate = (unsigned)num(r, type == 2 ? "busy" : "bandwidth", 0);
+    return type == 2 || type == 5 ? 0 : NOT_SUPPORTED;
 }
 
 int dcmi_get_device_resource_info(int card, int device, void *out, int *count) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -261,6 +262,48 @@ def test_a_driver_that_fails_says_why(ask: Any, npu: Any, lines: Any, call: str)
 def test_npus_come_in_the_order_of_their_logic_ids(ask: Any, npu: Any, uuid: Any) -> None:
     snapshot = ask(npu(0, logic=10) + npu(1, logic=9) + npu(2, logic=2))
     assert [device.uuid for device in snapshot.devices] == [uuid(2), uuid(1), uuid(0)]
+
+
+USAGE = """
+import json, sys
+from dataclasses import asdict
+from deviceplugin.vendor import VendorSettings
+from deviceplugin.vendors.ascend.node import AscendNode
+node = AscendNode(VendorSettings(host_root=sys.argv[1]))
+json.dump([asdict(one) for one in node.usage(node.discover())], sys.stdout)
+"""
+
+
+def test_how_busy_npus_are(
+    dcmi: Path,
+    npu: Any,
+    npus: Any,
+    uuid: Any,
+    lines: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of HBM where there is some, of DDR else (E.1 no. 25); what one call does not say, another may."""
+    place = tmp_path / "usr/local/Ascend/driver/lib64/driver/libdcmi.so"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(dcmi.read_bytes())
+    scenario = tmp_path / "scenario"
+    monkeypatch.setenv("FAKE_DCMI_SCENARIO", str(scenario))
+    scenario.write_text(
+        npu(0, used=1024, busy=37, bandwidth=12)
+        + npu(1, hbm=0, ddr=21534, used=534, busy=101)
+        + npu(2, used=5)
+        + lines.fault(call="dcmi_get_device_utilization_rate", card=2, status=-8255)
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", USAGE, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    found = [tuple(one.values()) for one in json.loads(done.stdout)]
+    assert found == [
+        (uuid(0), 1024, 37, 12),
+        (uuid(1), 534, None, 0),
+        (uuid(2), 5, None, None),
+    ]
 
 
 TWICE = """
