@@ -8,4 +8,5 @@ VENDOR = Vendor(
     resource="metax-tech.com/gpu",
     presence=("dev/mxcd",),
     scheduling="deviceplugin.vendors.metax.scheduling:backends",
+    profile="deviceplugin.vendors.metax:profile.yaml",
 )
