@@ -10,6 +10,7 @@ VENDOR = Vendor(
     name="nvidia",
     node="deviceplugin.vendors.nvidia.node:NvidiaNode",
     resource="nvidia.com/gpu",
+    scheduling="deviceplugin.vendors.nvidia.scheduling:backends",
     presence=(
         "dev/nvidiactl",
         "dev/nvidia[0-9]*",
