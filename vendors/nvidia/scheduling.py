@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -236,7 +236,7 @@ def connected(cards: Sequence[Card], count: int) -> list[Card]:
         return [min(cards, key=lambda one: sum(pair(one, o) for o in cards if o is not one))]
     if comb(len(cards), count) <= MOST_SETS:
 
-        def together(some: Sequence[Card]) -> int:
+        def together(some: Iterable[Card]) -> int:
             return sum(pair(one, other) for one, other in combinations(some, 2))
 
         return list(max(combinations(cards, count), key=together))

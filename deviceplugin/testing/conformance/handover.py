@@ -43,7 +43,9 @@ def _edits(subject: Subject) -> Iterator[tuple[Offered, tuple[Grant, ...], Conta
             found = True
             yield item, grants, edits
     if not found:
-        raise NotApplicableError("each grant is refused or becomes a partition, which only the node makes")
+        raise NotApplicableError(
+            "each grant is refused or becomes a partition, which only the node makes"
+        )
 
 
 def _served(subject: Subject) -> Wrong:

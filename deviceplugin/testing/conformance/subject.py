@@ -24,6 +24,7 @@ from deviceplugin.vendor import (
     Planner,
     Registrar,
     ResourcePlan,
+    Safeguarded,
     Sharing,
     Slotted,
     Snapshot,
@@ -105,6 +106,10 @@ class Subject:
     def offered(self) -> tuple[Offered, ...]:
         """Every resource of the profile's node."""
         plans = self._answer("plan", lambda: self.plans_of(self.snapshot, self.node))
+        node = self.node
+        if isinstance(node, Safeguarded):  # the agent asks before it hands anything over
+            guarded = node
+            self._answer("impediment", lambda: [guarded.impediment(plan) for plan in plans])
         return tuple(Offered(plan, splitting.split(plan, self.snapshot)) for plan in plans)
 
     @property
