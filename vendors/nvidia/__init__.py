@@ -11,6 +11,7 @@ VENDOR = Vendor(
     node="deviceplugin.vendors.nvidia.node:NvidiaNode",
     resource="nvidia.com/gpu",
     scheduling="deviceplugin.vendors.nvidia.scheduling:backends",
+    profile="deviceplugin.vendors.nvidia:profile.yaml",
     presence=(
         "dev/nvidiactl",
         "dev/nvidia[0-9]*",
