@@ -351,7 +351,8 @@ class Vendor:
     ``iluvatars``). `presence` are glob
     patterns, relative to the host's root, of which one must match for the vendor to count as
     present; without any the vendor serves only where the operator names it. `library_path` are
-    directories, below the host's root, that the probe's dynamic loader searches in addition.
+    directories below the host's root, written with a ``/`` in front, that the probe's dynamic
+    loader searches in addition.
     `profile` is ``package:file``, a node of this vendor as ``deviceplugin record`` writes it: it
     stands for hardware where there is none, in simulations and in the conformance checks.
     """

@@ -289,7 +289,7 @@ async def test_a_container_that_names_its_npus_itself_is_refused(node: Any) -> N
     outcome = await machine.cluster.run("default", "p")
     assert "sets ASCEND_VISIBLE_DEVICES" in outcome.failure
     await machine.cluster.settled(lambda: MUTEX_LOCK not in machine.cluster.node_annotations())
-    assert annotations(machine, "p")[BIND_PHASE] == "failed"
+    await machine.cluster.settled(lambda: annotations(machine, "p")[BIND_PHASE] == "failed")
 
 
 async def test_by_cdi_its_own_list_is_overridden(node: Any) -> None:
