@@ -27,6 +27,7 @@ from deviceplugin.injection.store import SpecStore
 from deviceplugin.testing.cluster import NODE, Cluster, Outcome, manifest
 from deviceplugin.testing.kubelet import ContainerConfig, StartError
 from deviceplugin.testing.libvgpu import FakeProcess, FakeRegion
+from deviceplugin.testing.placing import DoesNotFitError, admit, place_pod, scheduling_backends
 from deviceplugin.testing.scheduling import Habit
 
 KEYS = VENDORS["NVIDIA"]
@@ -311,6 +312,41 @@ async def test_each_container_gets_exactly_its_own(machine: Machine, mode: dict[
     await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
     assert cluster.pod_annotations("p")["hami.io/vgpu-devices-to-allocate"] == ";;;"
     assert cluster.kubelet.findings == []
+
+
+@pytest.mark.parametrize("mode", [LOCKED, DEFERRED], ids=["locked", "deferred"])
+async def test_what_people_write_is_what_the_process_gets(
+    machine: Machine, mode: dict[str, Any]
+) -> None:
+    """A pod of HAMi's documentation: admitted, placed and bound by NVIDIA's scheduling half."""
+    await machine.start(mode, SECTION)
+    backends = scheduling_backends("nvidia", SECTION)
+    scheduler = machine.cluster.scheduler(Habit.HAMI28)
+
+    async def run(name: str, limits: dict[str, str]) -> Outcome:
+        container = {"name": "main", "image": "x", "resources": {"limits": limits}}
+        pod = {"metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [container]}}
+        machine.cluster.create(admit(pod, backends))
+        await asyncio.to_thread(place_pod, scheduler, "default", name, backends)
+        outcome = await machine.cluster.run("default", name, 5.0)
+        await machine.cluster.settled(
+            lambda: MUTEX_LOCK not in machine.cluster.node_annotations()
+        )
+        return outcome
+
+    outcome = await run("small", {"nvidia.com/gpumem": "2000", "nvidia.com/gpucores": "25"})
+    assert outcome.failure == ""
+    told = machine.cluster.pod_annotations("small")["hami.io/vgpu-devices-allocated"]
+    env = machine.process(outcome.containers["main"])["env"]
+    assert told.split(",")[2:] == ["2000", "25:;"]
+    assert env["CUDA_DEVICE_MEMORY_LIMIT_0"] == "2000m"
+    assert env["CUDA_DEVICE_SM_LIMIT"] == "25"
+    assert (await run("whole", {RESOURCE: "1"})).failure == ""
+    with pytest.raises(DoesNotFitError) as raised:
+        await run("too-much", {RESOURCE: "1"})
+    assert "ExclusiveDeviceAllocateConflict" in str(raised.value) or "Insufficient" in str(
+        raised.value
+    )
 
 
 @CDI_MODES
