@@ -12,6 +12,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,7 +21,6 @@ from deviceplugin.allocation.allocator import Surroundings
 from deviceplugin.allocation.deferred import GrantSource, ShareOfIds
 from deviceplugin.allocation.modes import Mode
 from deviceplugin.allocation.standalone import Standalone
-from deviceplugin.apiserver.client import Api
 from deviceplugin.cdi import sweep_temporaries
 from deviceplugin.config import Config, settings_of
 from deviceplugin.health import HealthPolicy
@@ -33,12 +33,13 @@ from deviceplugin.monitor import Monitor, Names, Settings
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.runtime import NodePlaces, VendorRuntime
-from deviceplugin.scheduled.announcer import Announcer
-from deviceplugin.scheduled.deferred import Deferred
-from deviceplugin.scheduled.locked import Locked
-from deviceplugin.scheduled.node import ScheduledNode
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import ResourcePlan, Vendor
+
+if TYPE_CHECKING:  # a node that no scheduler knows of does without these rooms
+    from deviceplugin.apiserver.client import Api
+    from deviceplugin.scheduled.announcer import Announcer
+    from deviceplugin.scheduled.node import ScheduledNode
 
 RECONCILE_SECONDS = float(os.environ.get("DEVICEPLUGIN_RECONCILE_SECONDS", "30"))
 """Between two questions to kubelet who holds what."""
@@ -63,7 +64,7 @@ class Agent:
         metrics: Metrics | None = None,
         grant_source: Callable[[Config], GrantSource] = lambda _: ShareOfIds(),
         reconcile: float = RECONCILE_SECONDS,
-        api: Callable[[], Api] = Api,
+        api: Callable[[], Api] | None = None,
     ) -> None:
         self.config = config
         self.metrics = metrics or Metrics()
@@ -107,8 +108,7 @@ class Agent:
         pod_resources = PodResources(Path(config.paths.pod_resources_socket))
         self.scheduled = self.announcer = None
         if config.allocation.startswith("scheduled"):
-            self.scheduled = self._scheduled_node(config, pod_resources)
-            self.announcer = Announcer(self.scheduled, self.readiness)
+            self.scheduled, self.announcer = self._join(config, pod_resources)
         around = self._surroundings(config, pod_resources)
         if config.uses_cdi:
             with contextlib.suppress(OSError):
@@ -279,9 +279,14 @@ class Agent:
         deferred = config.allocation == "standalone-deferred"
         standalone = Standalone(pod_resources, self._grant_source(config) if deferred else None)
         node = self.scheduled
+        if node is None:
+            return lambda _: standalone
+
+        from deviceplugin.scheduled.deferred import Deferred
+        from deviceplugin.scheduled.locked import Locked
 
         def mode(plan: ResourcePlan) -> Mode:
-            if node is None or plan.keys is None:
+            if plan.keys is None:
                 return standalone
             node.served[plan.resource] = plan.keys
             if node.deferred:
@@ -290,15 +295,23 @@ class Agent:
 
         return mode
 
-    def _scheduled_node(self, config: Config, pod_resources: PodResources) -> ScheduledNode:
-        return ScheduledNode(
+    def _join(
+        self, config: Config, pod_resources: PodResources
+    ) -> tuple[ScheduledNode, Announcer]:
+        """What a node has that schedulers know of."""
+        from deviceplugin.apiserver.client import Api
+        from deviceplugin.scheduled.announcer import Announcer
+        from deviceplugin.scheduled.node import ScheduledNode
+
+        node = ScheduledNode(
             config.node_name,
-            self._api(),
+            (self._api or Api)(),
             pod_resources,
             Path(config.paths.plugin_dir),
             Path(config.paths.run_dir),
             deferred=config.allocation == "scheduled-deferred",
         )
+        return node, Announcer(node, self.readiness)
 
     async def _watch_directories(self, config: Config, around: Surroundings) -> None:
         """Wake the servers at every change; write CDI files again that somebody removed."""

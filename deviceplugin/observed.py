@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from deviceplugin.monitor import HostDevice, MonitoredContainer, MonitoredDevice
 from deviceplugin.runtime import VendorRuntime
-from deviceplugin.scheduled.ledger import Record
-from deviceplugin.scheduled.node import ScheduledNode
 from deviceplugin.vendor import Grant, Sharing, Usage
+
+if TYPE_CHECKING:
+    from deviceplugin.scheduled.ledger import Record
+    from deviceplugin.scheduled.node import ScheduledNode
 
 PRIORITY = "CUDA_TASK_PRIORITY"
 """The variable in which HAMi's webhook puts a container's priority (hami-nvidia-node.md 3.5)."""

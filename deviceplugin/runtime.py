@@ -41,7 +41,6 @@ from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.refusal import RefusalError
 from deviceplugin.registry import load_scheduling
-from deviceplugin.scheduled.registration import Offer, described, offer
 from deviceplugin.tidying import Tidying, holders, unlisted
 from deviceplugin.usage import Usages
 from deviceplugin.vendor import (
@@ -65,6 +64,7 @@ from deviceplugin.vendor import (
 )
 
 if TYPE_CHECKING:
+    from deviceplugin.scheduled.registration import Offer
     from deviceplugin.secondary import Secondary
 
 LOCK_POLL_SECONDS = 1.0
@@ -418,6 +418,8 @@ class VendorRuntime:
     def _offer(self, plan: ResourcePlan, table: splitting.Table) -> None:
         if self._announce is None:
             return
+        from deviceplugin.scheduled.registration import offer
+
         annotations = None
         snapshot = self._inventory.snapshot()
         devices = self._registered(plan, snapshot)
@@ -440,6 +442,8 @@ class VendorRuntime:
             return ()
         if isinstance(self._backend, Registrar):
             return self._backend.registered(plan, snapshot)
+        from deviceplugin.scheduled.registration import described
+
         return described(plan, splitting.split(plan, snapshot))
 
     def _counting(self, settings: VendorSettings) -> Secondary:

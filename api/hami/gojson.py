@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
@@ -141,6 +140,8 @@ def _shown(value: object) -> str:
 def _number(value: float) -> str:
     """The fewest digits that mean this number; an exponent only outside 1e-6 to 1e21."""
     if value == 0 or 1e-6 <= abs(value) < 1e21:
+        from decimal import Decimal  # hardly any annotation has such a number
+
         return f"{Decimal(repr(value)):f}".removesuffix(".0")
     digits, _, exponent = repr(value).partition("e")
     return f"{digits}e{int(exponent):+d}"

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import import_module, resources
-from importlib.metadata import entry_points
+from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -32,11 +31,15 @@ UNNEEDED = ("impediment",)
 
 def installed_names() -> list[str]:
     """The vendors that can be imitated."""
+    from importlib.metadata import entry_points  # only who imitates pays for it
+
     return sorted({entry.name for entry in entry_points(group=GROUP)} - {"mock"})
 
 
 def vendor_named(name: str) -> Vendor | None:
     """The installed vendor of that name, None when there is none."""
+    from importlib.metadata import entry_points
+
     for entry in entry_points(group=GROUP, name=name):
         found = entry.load()
         if isinstance(found, Vendor):
@@ -46,6 +49,8 @@ def vendor_named(name: str) -> Vendor | None:
 
 def own_profile(vendor: Vendor) -> str:
     """The text of the profile that a vendor brings along; empty when it brings none."""
+    from importlib import resources
+
     package, _, name = vendor.profile.partition(":")
     return resources.files(package).joinpath(name).read_text("utf-8") if name else ""
 

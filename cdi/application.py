@@ -16,7 +16,7 @@ from typing import Any
 from deviceplugin.cdi.cache import Cache
 from deviceplugin.cdi.errors import CDIError, error
 from deviceplugin.cdi.model import ContainerEdits, DeviceNode, Mount
-from deviceplugin.cdi.resolve import combine, resolve
+from deviceplugin.cdi.resolution import combine, resolve
 from deviceplugin.cdi.schema import plain
 
 Stat = Callable[[str], os.stat_result]
