@@ -84,6 +84,9 @@ class ResourceAllocator:
         """
         self._unsound = unsound
         self._vendor, self._backend, self._around = vendor, backend, around
+        # Asked at every Allocate; looking through a protocol takes longer than the rest of it.
+        self._safeguarded = backend if isinstance(backend, Safeguarded) else None
+        self._exposed = backend if isinstance(backend, RuntimeExposed) else None
         self._partition = partition
         self._partitions: dict[tuple[str, str], str] = {}
         self._resource = resource
@@ -135,9 +138,9 @@ class ResourceAllocator:
         """What the container with these ids gets; the node is ready for it when this returns."""
         table = self._resource.table
         ids = self.checked(ids, table)
-        if isinstance(self._backend, Safeguarded):
+        if self._safeguarded is not None:
             try:
-                impediment = await asyncio.to_thread(self._backend.impediment, self.plan)
+                impediment = await asyncio.to_thread(self._safeguarded.impediment, self.plan)
             except Exception as error:
                 raise self._vendor_error("impediment", error) from error
             if impediment:
@@ -354,10 +357,10 @@ class ResourceAllocator:
         return edits
 
     def _exposure(self) -> Exposure | None:
-        if not isinstance(self._backend, RuntimeExposed):
+        if self._exposed is None:
             return None
         try:
-            return self._backend.exposure()
+            return self._exposed.exposure()
         except Exception as error:
             raise self._vendor_error("exposure", error) from error
 
@@ -374,6 +377,8 @@ class ResourceAllocator:
         """Nobody inherits what an earlier holder of the same ids left. Raises `RefusalError`."""
         root = self._around.host_root
         private = [root / one.path.lstrip("/") for one in directories if one.private]
+        if not private:
+            return
         try:
             left = await asyncio.to_thread(lambda: [path for path in private if _holds(path)])
             if left and await self._mode.is_new(ask):
