@@ -12,6 +12,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +21,7 @@ import structlog
 
 from deviceplugin import formersplits, health, splitting
 from deviceplugin.allocation.allocator import ResourceAllocator, Surroundings
+from deviceplugin.allocation.identity import allocation_id
 from deviceplugin.cdi import Spec
 from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.podresources import Holding
@@ -41,7 +43,7 @@ from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.refusal import RefusalError
 from deviceplugin.registry import load_scheduling
-from deviceplugin.tidying import Tidying, holders, unlisted
+from deviceplugin.tidying import Named, Tidying, holders, unlisted
 from deviceplugin.usage import Usages
 from deviceplugin.vendor import (
     DriverError,
@@ -50,6 +52,7 @@ from deviceplugin.vendor import (
     NodeAnnotator,
     NodeBackend,
     NodeDevice,
+    Owner,
     PhysicalDevice,
     Planner,
     Registrar,
@@ -497,12 +500,12 @@ class VendorRuntime:
         task = asyncio.create_task(server.run(), name=plan.resource)
         self._served[plan.resource] = _Served(resource, allocator, server, task)
 
-    async def make(self, allocation: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def make(self, owner: Owner, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """A hard partition, made in the probe; the devices are looked at again after it.
 
         Raises `DriverError`.
         """
-        self._tidying.asked(allocation, asyncio.get_running_loop().time())
+        self._tidying.asked(owner, asyncio.get_running_loop().time())
         answer = await self._probe.command("partition", request, PARTITION_SECONDS)
         await self._probe.discover()
         return answer
@@ -587,20 +590,25 @@ class VendorRuntime:
             self._log.info("removed CDI specifications of ended containers", count=len(removed))
 
     async def _tidy(self, holdings: Sequence[Holding]) -> None:
-        """Partitions go once their containers have been gone for a while."""
-        if not isinstance(self._backend, Tidier):
+        """Partitions go once their containers have been gone for a while. Containers outlive their
+        driver's answers: who holds devices that are not served now is a holder too, and while
+        nothing is served, nobody can be told.
+        """
+        if not isinstance(self._backend, Tidier) or not self._served:
             return
-        now = asyncio.get_running_loop().time()
         entries = await asyncio.to_thread(self._checkpoint.entries) or ()
-        names = {
-            name: (served.allocator.name_of, served.allocator.devices_of)
-            for name, served in self._served.items()
+        names: dict[str, tuple[Named, Named]] = {
+            name: (partial(allocation_id, name), lambda _: "") for name in self._former
         }
+        for name, served in self._served.items():
+            names[name] = (served.allocator.name_of, served.allocator.devices_of)
+        now = asyncio.get_running_loop().time()
         self._tidying.seen(holders(holdings, entries, names), now)
         held = self._tidying.due(now)
         if held is None:
             return
         try:
+            # The probe does one thing after the other: who asks after `due` is served after this.
             answer = await self._probe.command("tidy", {"held": held}, PARTITION_SECONDS)
         except DriverError as error:
             self._unsound("tidy", str(error))

@@ -1,8 +1,8 @@
 """When partitions that outlive their containers may be removed. Pure, but for the memory of it.
 
 Kubelet says who holds ids, but for moments it says too little: right after its own start, and
-between Allocate and the container. So nobody counts as gone before he was missing for a while, and
-whoever asked for a partition of late is no leftover.
+between Allocate and the container. So nobody counts as gone before he was missing for a while, from
+one look to a later one, and whoever asked for a partition of late is no leftover.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TypeAlias
 
 from deviceplugin.kubelet.checkpoint import Entry
 from deviceplugin.kubelet.podresources import Holding
+from deviceplugin.vendor import Owner
 
-__all__ = ["Tidying", "holders", "unlisted"]
+__all__ = ["Named", "Tidying", "holders", "unlisted"]
 
 MISSING_SECONDS = 60.0
 """For so long kubelet must not name a holder, before it is gone."""
@@ -35,21 +36,36 @@ class Tidying:
 
     def __init__(self) -> None:
         self._began: float | None = None
-        self._seen: dict[tuple[str, ...], tuple[Holder, float]] = {}
-        self._asked: dict[str, float] = {}
+        self._seen: dict[tuple[str, ...], Holder] = {}
+        self._missing: dict[tuple[str, ...], float] = {}
+        self._asked: dict[tuple[str, ...], tuple[Holder, float]] = {}
         self._done: list[Holder] | None = None
 
-    def asked(self, allocation: str, now: float) -> None:
+    def asked(self, owner: Owner, now: float) -> None:
         """Somebody asks for a partition."""
-        self._asked[allocation] = now
+        holder = _holder(
+            owner.allocation_id,
+            owner.pod_uid,
+            owner.pod_namespace,
+            owner.pod_name,
+            owner.container,
+        )
+        self._asked[tuple(holder.values())] = (holder, now)
         self._done = None
 
     def seen(self, found: Iterable[Holder], now: float) -> None:
-        """Kubelet names these holders."""
+        """Kubelet names these holders, and nobody else. Time in which nobody looked counts for
+        nobody's absence: it begins with the first look that misses him.
+        """
         if self._began is None:
             self._began = now
-        for holder in found:
-            self._seen[tuple(holder.values())] = (holder, now)
+        listed = {tuple(holder.values()): holder for holder in found}
+        self._seen |= listed
+        self._missing = {
+            key: self._missing.get(key, now) for key in self._seen if key not in listed
+        }
+        gone = {key for key, since in self._missing.items() if now - since >= MISSING_SECONDS}
+        self._seen = {key: holder for key, holder in self._seen.items() if key not in gone}
 
     def due(self, now: float) -> list[Holder] | None:
         """All who may need theirs, when it is time to remove the rest; None when nothing is to do:
@@ -57,11 +73,15 @@ class Tidying:
         """
         if self._began is None or now - self._began < MISSING_SECONDS:
             return None
-        self._seen = {k: v for k, v in self._seen.items() if now - v[1] < MISSING_SECONDS}
-        self._asked = {a: t for a, t in self._asked.items() if now - t < ASKED_SECONDS}
-        held = [holder for holder, _ in self._seen.values()]
-        known = {holder["allocation"] for holder in held}
-        held += [_holder(allocation) for allocation in self._asked if allocation not in known]
+        self._asked = {k: v for k, v in self._asked.items() if now - v[1] < ASKED_SECONDS}
+        held = list(self._seen.values())
+        known = {(holder["allocation"], holder["pod_uid"]) for holder in held}
+        allocations = {allocation for allocation, _ in known}
+        for holder, _ in self._asked.values():
+            uid, allocation = holder["pod_uid"], holder["allocation"]
+            # Ids go from pod to pod, and the allocation's name with them.
+            if (allocation, uid) not in known and (uid or allocation not in allocations):
+                held.append(holder)
         return None if held == self._done else held
 
     def done(self, held: list[Holder]) -> None:
@@ -76,16 +96,19 @@ def holders(
 ) -> Iterator[Holder]:
     """Whom kubelet names as holders of the resources in `names`, each of which makes an
     allocation's name of ids, and the uuids of the devices behind it. The uid is that of the
-    checkpoint `entries`, which PodResources lacks.
+    checkpoint `entries`, which PodResources lacks; where an ended pod's entry is still there beside
+    that of the pod which has its ids now, both count.
     """
     holdings, entries = tuple(holdings), tuple(entries)
-    uids = {(entry.resource, entry.ids): entry.pod_uid for entry in entries}
+    uids: dict[tuple[str, frozenset[str], str], list[str]] = {}
+    for entry in entries:
+        uids.setdefault((entry.resource, entry.ids, entry.container), []).append(entry.pod_uid)
     for item in holdings:
         if (named := names.get(item.resource)) is not None:
             allocation, devices = (name(item.ids) for name in named)
-            uid = uids.get((item.resource, item.ids), "")
             where = (item.namespace, item.pod, item.container)
-            yield _holder(allocation, uid, *where, devices=devices)
+            for uid in uids.get((item.resource, item.ids, item.container), [""]):
+                yield _holder(allocation, uid, *where, devices=devices)
     for entry in unlisted(entries, holdings):
         if (named := names.get(entry.resource)) is not None:
             allocation, devices = (name(entry.ids) for name in named)
@@ -93,13 +116,17 @@ def holders(
 
 
 def unlisted(entries: Iterable[Entry], holdings: Iterable[Holding]) -> Iterator[Entry]:
-    """The entries of kubelet's checkpoint whose pod has another container that kubelet lists: so
-    it lives, and ordinary init containers of it, which are never listed, may start again.
+    """The entries of kubelet's checkpoint that it does not list, of pods with another container
+    that it lists: so they live, and their ordinary init containers may start again.
     """
-    listed = {(item.resource, item.ids) for item in holdings}
-    entries = tuple(entries)
-    living = {entry.pod_uid for entry in entries if (entry.resource, entry.ids) in listed}
-    return (entry for entry in entries if entry.pod_uid in living)
+    listed = {(item.resource, item.ids, item.container) for item in holdings}
+    silent, living = [], set()
+    for entry in entries:
+        if (entry.resource, entry.ids, entry.container) in listed:
+            living.add(entry.pod_uid)
+        else:
+            silent.append(entry)
+    return (entry for entry in silent if entry.pod_uid in living)
 
 
 def _holder(

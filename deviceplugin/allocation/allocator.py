@@ -25,10 +25,12 @@ from deviceplugin.splitting import Table
 from deviceplugin.vendor import (
     ContainerEdits,
     DriverError,
+    Examiner,
     Exposure,
     Grant,
     HostDirectory,
     NodeBackend,
+    Owner,
     PhysicalDevice,
     Preferrer,
     PreStarter,
@@ -58,8 +60,8 @@ class Surroundings:
 class Partitions(Protocol):
     """Hard partitions of a vendor's devices. Raises `DriverError`, and `OSError` for files."""
 
-    async def make(self, allocation: str, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The partition that a request describes, made in the probe for that allocation."""
+    async def make(self, owner: Owner, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The partition that a request describes, made in the probe for that owner."""
 
     async def describe(self, device: PhysicalDevice) -> None:
         """Have the CDI inventory name a partition that is newer than the last discovery."""
@@ -297,24 +299,27 @@ class ResourceAllocator:
         await self._prepare(prepared, ask.allocation_id)
 
     async def _partitioned(self, granted: Granted) -> Granted:
-        """The grant with the partitions that schedulers mean in place of their cards; they are
-        made where they are not there yet. Raises `RefusalError`.
+        """The grant with the partitions that are meant in place of their cards; they are made where
+        they are not there yet, and none before all were found to be possible. Raises
+        `RefusalError`.
         """
-        if not isinstance(self._backend, Slotted):
+        backend, owner = self._backend, granted.owner
+        if not isinstance(backend, Slotted):
             return granted
         grants = []
         try:
-            for grant in granted.grants:
-                request = self._backend.slot_request(grant, granted.owner)
+            if isinstance(backend, Examiner):
+                backend.examine(granted.grants, owner)
+            requests = [backend.slot_request(grant, owner) for grant in granted.grants]
+            for grant, request in zip(granted.grants, requests, strict=True):
                 if request is None:
                     grants.append(grant)
                     continue
-                answer = await self._partition.make(
-                    granted.owner.allocation_id,
-                    {**request, "in_use": self._in_use(granted, grant)},
-                )
-                made = self._backend.slot_granted(grant, answer)
-                self._partitions[grant.device.uuid, grant.slot] = made.device.uuid
+                in_use = self._in_use(granted, grant)
+                answer = await self._partition.make(owner, {**request, "in_use": in_use})
+                made = backend.slot_granted(grant, answer)
+                if grant.slot:
+                    self._partitions[grant.device.uuid, grant.slot] = made.device.uuid
                 await self._partition.describe(made.device)
                 grants.append(made)
         except (DriverError, ValueError, OSError) as error:

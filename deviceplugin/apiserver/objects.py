@@ -81,6 +81,21 @@ class Pod:
         yield from self.init_containers
         yield from self.containers
 
+    def apart(self, name: str) -> tuple[str, ...]:
+        """The containers that never run while the one of that name does: of such two, at least one
+        is an ordinary init container and neither a sidecar.
+        """
+        found = self.container(name)
+        if found is None or found.sidecar:
+            return ()
+        return tuple(
+            other.name
+            for other in self.all_containers()
+            if other != found
+            and not other.sidecar
+            and (found.is_ordinary_init or other.is_ordinary_init)
+        )
+
     def container(self, name: str) -> Container | None:
         """The container of that name; names are unique in a pod."""
         return next((item for item in self.all_containers() if item.name == name), None)

@@ -82,6 +82,7 @@ def granted(node: ScheduledNode, ask: Ask, record: Record, asker: Asker) -> Gran
             # A name counts also where the value comes from elsewhere: it may undo a limit.
             environment={**dict.fromkeys(asker.container.derived_env, ""), **asker.container.env},
             pod_annotations=asker.pod.annotations,
+            apart=asker.pod.apart(record.container),
         ),
         grants,
         in_use=tuple(_in_use(node, record)),

@@ -31,6 +31,7 @@ __all__ = [
     "ContainerEdits",
     "DeviceNode",
     "DriverError",
+    "Examiner",
     "Exposure",
     "Grant",
     "HealthEvent",
@@ -245,6 +246,11 @@ class Owner:
     scheduled: bool = False
     environment: Mapping[str, str] = field(default_factory=_empty, hash=False)
     pod_annotations: Mapping[str, str] = field(default_factory=_empty, hash=False)
+    apart: tuple[str, ...] = ()
+    """The pod's containers that never run while this one does: an ordinary init container is over
+    before the others start. Schedulers give such containers the same room. Empty where kubelet has
+    not said who asks.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,6 +513,16 @@ class Tidier(Protocol):
         ``pod`` and ``container``, and ``devices``, the uuids of the cards that it was given with
         blanks between them, all of them empty where unknown. Whoever asked for a partition in the
         last minutes is among them. Raises `DriverError`.
+        """
+
+
+@runtime_checkable
+class Examiner(Protocol):
+    """A vendor of hard partitions that cannot make just any set of them."""
+
+    def examine(self, grants: Sequence[Grant], owner: Owner) -> None:
+        """Asked before the first partition for these grants is made. Pure. Raises `ValueError` for
+        grants that cannot be served together, with a text for the pod's status.
         """
 
 

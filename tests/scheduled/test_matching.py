@@ -117,3 +117,13 @@ def test_any_text_is_read_or_refused_and_never_more(text: str) -> None:
             read()
         except NoGrantError as error:
             assert "default/p" in str(error)
+
+
+def test_containers_that_never_run_at_once_are_init_containers_and_the_others(
+    make_pod: Any,
+) -> None:
+    pod = make_pod(asks=(1, 1), init=(1, 1), sidecars=(1,))
+    assert pod.apart("i0") == ("i1", "c0", "c1")
+    assert pod.apart("c0") == ("i0", "i1")
+    assert pod.apart("s0") == ()
+    assert pod.apart("nobody") == ()
