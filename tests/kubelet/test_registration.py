@@ -271,7 +271,7 @@ async def test_before_1_37_the_same_path_replaces_the_registration(bench: Any) -
     plugin = await bench.plugin(["a"])
     await plugin.register()
     await kubelet.wait_for(lambda: plugin.streams == 2)
-    assert kubelet.is_watched(R)
+    await kubelet.wait_for(lambda: kubelet.is_watched(R))  # the second list is on its way
 
 
 async def test_several_registers_are_served_at_once(bench: Any) -> None:
