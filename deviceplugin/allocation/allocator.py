@@ -168,20 +168,23 @@ class ResourceAllocator:
         """
         table = self._resource.table
         ask = self._ask(table, self.checked(ids, table, admitting=False))
-        granted = await self._partitioned(await self._mode.start(ask))
+        granted = await self._mode.start(ask)
+        made = await self._partitioned(granted)
         if self._mode.deferred:
-            await self._write_deferred(ask, granted)
+            await self._write_deferred(ask, made)
         elif self._mode.verifies:
             # Ids that a pod's containers hold one after the other share one specification.
-            await self._prepare(self.injection(granted), ask.allocation_id)
+            await self._prepare(self.injection(made), ask.allocation_id)
         if isinstance(self._backend, PreStarter):
             try:
-                await asyncio.to_thread(self._backend.pre_start, granted.grants, granted.owner)
+                await asyncio.to_thread(self._backend.pre_start, made.grants, made.owner)
             except ValueError as error:
                 raise RefusalError(str(error), "pre-start", Blame.NODE) from None
             except Exception as error:
                 raise self._vendor_error("pre_start", error) from error
-        await self._mode.started(ask, granted)
+        # A specification that was written just now names partitions as they are now.
+        told = self._around.strategy.direct or isinstance(self._backend, RuntimeExposed)
+        await self._mode.started(ask, made if told else granted)
 
     def checked(self, ids: Sequence[str], table: Table, *, admitting: bool = True) -> list[str]:
         """The ids, each once, in the table's order. Raises `RefusalError` for what is not ours, and

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from deviceplugin.api.fields import PATH, RESOURCE, Fields, Kind, whole
+from deviceplugin.api.fields import PATH, RESOURCE, Fields, Kind, optional, whole
 from deviceplugin.api.problems import Problem
 from deviceplugin.vendor.scheduling import Resources
 from deviceplugin.vendor.section import read_section, refuse
 
 SECTION = "hygon"
+
+ADDRESS, UNITS = "busId", "computeUnits"
+"""What discovery says of a card beside what all vendors say: its place, and how it is divided."""
 
 COMPUTE_UNITS: Mapping[str, int] = MappingProxyType(
     {
@@ -30,7 +33,8 @@ COMPUTE_UNITS: Mapping[str, int] = MappingProxyType(
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """`splits` containers share a card. Paths are on the host: `vdev_root` has a directory a
-    virtual DCU, `exporter_root` a copy for the exporter, `toolkit` and `hyhal` are mounted.
+    virtual DCU, `exporter_root` a copy for the exporter, `toolkit` and `hyhal` are mounted, an
+    empty `hyhal` is not.
     """
 
     count: str = "hygon.com/dcunum"
@@ -58,7 +62,7 @@ _ROWS: tuple[tuple[str, str, Kind[Any]], ...] = (
     ("memoryFactor", "memory_factor", whole(0, 2**20)),
     ("deviceSplitCount", "splits", whole(1, 20)),
     ("toolkitRoot", "toolkit", PATH),
-    ("hyhalRoot", "hyhal", PATH),
+    ("hyhalRoot", "hyhal", optional(PATH)),
     ("vdevRoot", "vdev_root", PATH),
     ("exporterRoot", "exporter_root", PATH),
 )
@@ -70,7 +74,8 @@ def configuration(section: Mapping[str, Any]) -> Configuration:
     values["memory_factor"] = max(values.get("memory_factor", 1), 1)  # upstream's 0 is no scaling
     wrong: list[Problem] = []
     units = Fields(section, "configuration", SECTION, wrong).mapping("computeUnits")
-    given = {name: units.get(name, whole(1, 128), 0) for name in units.data}
+    # A card without a name is called by digits, which YAML takes for a number.
+    given = {str(name): units.get(name, whole(1, 128), 0) for name in units.data}
     refuse(wrong)
     return Configuration(
         **values,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot
-from deviceplugin.vendor.sysfs import drm_nodes, numa_node
-from deviceplugin.vendors.hygon.configuration import Configuration
+from deviceplugin.vendor.sysfs import drm_nodes, numa_node, pci_devices
+from deviceplugin.vendors.hygon.configuration import ADDRESS, UNITS, Configuration
 from deviceplugin.vendors.hygon.library import RocmSmi
-from deviceplugin.vendors.hygon.vdev import part
 
 MIB = 1 << 20
-ADDRESS, UNITS = "busId", "computeUnits"
+PCI_VENDOR = 0x1D94
+MOST_NUMA_NODES = 1024
 
 MODELS = MappingProxyType(
     {
@@ -46,94 +50,186 @@ MODELS = MappingProxyType(
 """Names by PCI device id (4.5); others are called by the id."""
 
 LINKED = 100
-NO_SERIAL = frozenset({"", "N/A", "n/a", "unknown"})
+_SERIAL = re.compile(r"(?!0+$)[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+_NO_SERIAL = frozenset({"na", "none", "null", "unknown"})
 
 
-def discover(root: str, config: Configuration) -> Snapshot:
-    """The cards, one that fails left out with its reason. Raises `DriverError`."""
-    library = RocmSmi(root)
-    try:
-        problems = list(config.problems)
-        found: dict[str, PhysicalDevice] = {}
-        for card in range(library.count()):
-            try:
-                device = _device(library, card, root, config)
-            except DriverError as error:
-                problems.append(f"card {card} is left out: {error}")
-                continue
-            uuid, told = _identity(library, card, device.attributes[ADDRESS], found)
-            if told:
-                problems.append(f"card {card}: {told}; it is called {uuid}")
-            found[uuid] = replace(device, uuid=uuid)
-        devices = tuple(replace(d, links=dict(_links(library, d, found))) for d in found.values())
-    finally:
-        library.close()
-    return Snapshot(devices, {}, tuple(problems))
+@dataclass(frozen=True, slots=True)
+class _Card:
+    """A card before it has a name; `names` are those that it could have, the best first."""
+
+    device: PhysicalDevice
+    serial: str
+    names: tuple[str, ...]
 
 
-def _device(library: RocmSmi, card: int, root: str, config: Configuration) -> PhysicalDevice:
-    address = library.address(card)
-    number = library.device_id(card)
-    model = MODELS.get(number, f"{number:04x}")
-    units = config.compute_units.get(model, 0)
-    nodes = drm_nodes(root, address)
-    reason = "" if nodes else "the kernel has no /dev/dri nodes for it"
-    memory = None
-    try:
-        memory = library.memory_total(card) // MIB
-    except DriverError as error:
-        reason = str(error)
-    if memory == 0:
-        raise DriverError("it reports no memory: reset it, or look at dmesg")
-    numa = library.numa_node(card) if library.has("rsmi_topo_get_numa_node_number") else None
-    return PhysicalDevice(
-        uuid="",
-        index=str(card),
-        model=model,
-        memory_mib=memory,
-        numa_node=numa if numa is not None and numa < 1024 else numa_node(root, address),
-        device_nodes=nodes,
-        healthy=not reason,
-        reason=reason,
-        attributes={ADDRESS: address, UNITS: str(units)},
-    )
+class Discovery:
+    """Looks at a node's cards. What a card said of itself while it answered is remembered, so that
+    one that fails stays the same card.
+    """
 
+    def __init__(self, root: str, config: Configuration) -> None:
+        self._root, self._config = root, config
+        self._memory_mib: dict[str, int] = {}
+        self._shared_names: set[str] = set()
 
-def _identity(
-    library: RocmSmi, card: int, address: str, taken: dict[str, PhysicalDevice]
-) -> tuple[str, str]:
-    """A uuid that lasts, and what is wrong where it is not made of the serial number."""
-    try:
-        serial = library.serial(card)
-    except DriverError as error:
-        serial, told = "", str(error)
-    else:
-        told = f"its serial number is {serial!r}"
-    uuid = f"DCU-{part(serial)}"
-    if serial not in NO_SERIAL and uuid not in taken:
-        return uuid, ""
-    if uuid in taken:
-        told = f"its serial number {serial} is another card's"
-    if library.has("rsmi_dev_unique_id_get"):
+    def look(self) -> Snapshot:
+        """The cards, one that cannot be told apart from no card left out with its reason.
+
+        Raises `DriverError`.
+        """
+        library = RocmSmi(self._root)
         try:
-            uuid = f"DCU-{library.unique_id(card):016x}"
-        except DriverError:
-            uuid = ""
-    if not uuid or uuid in taken:
-        uuid = f"DCU-{part(address)}"
-    return uuid, told
+            problems = [*self._config.problems, *self._missing_directories()]
+            found, places = [], set()
+            control = _control(self._root)
+            for index in range(library.count()):
+                try:
+                    address = library.address(index)
+                    places.add(address)
+                    found.append(self._card(library, index, address, control))
+                except DriverError as error:
+                    problems.append(f"card {index} is left out: {error}")
+            devices = list(self._named(found, problems))
+            problems += self._undivided(devices)
+            problems += self._unlisted(places)
+            links = {device.uuid: dict(_links(library, device, devices)) for device in devices}
+        finally:
+            library.close()
+        return Snapshot(
+            tuple(replace(d, links=links[d.uuid]) for d in devices), {}, tuple(problems)
+        )
+
+    def _card(self, library: RocmSmi, index: int, address: str, control: str) -> _Card:
+        number = library.device_id(index)
+        model = MODELS.get(number, f"{number:04x}")
+        nodes = drm_nodes(self._root, address)
+        reason = control or ("" if nodes else "the kernel has no /dev/dri nodes for it")
+        try:
+            memory = library.memory_total(index) // MIB
+        except DriverError as error:
+            reason = reason or str(error)
+        else:
+            if not memory:
+                raise DriverError("it reports no memory: reset it, or look at dmesg")
+            self._memory_mib[address] = memory
+        device = PhysicalDevice(
+            uuid="",
+            index=str(index),
+            model=model,
+            memory_mib=self._memory_mib.get(address),
+            numa_node=_numa_node(library, index, self._root, address),
+            device_nodes=nodes,
+            healthy=not reason,
+            reason=reason,
+            attributes={ADDRESS: address, UNITS: str(self._config.compute_units.get(model, 0))},
+        )
+        serial = _serial(library, index)
+        names = (
+            [f"DCU-{serial}"]
+            if _SERIAL.fullmatch(serial) and serial.lower() not in _NO_SERIAL
+            else []
+        )
+        if unique := _unique_id(library, index):
+            names.append(f"DCU-{unique:016x}")
+        return _Card(device, serial, (*names, f"DCU-{address.replace(':', '-')}"))
+
+    def _named(self, cards: Sequence[_Card], problems: list[str]) -> Iterator[PhysicalDevice]:
+        """Every card by the best of its names that no other card has, or had of late: else cards
+        would swap their names when one of them drops.
+        """
+        owners = Counter(name for card in cards for name in card.names)
+        self._shared_names |= {name for name, count in owners.items() if count > 1}
+        for card in cards:
+            uuid = next(n for n in (*card.names, "") if n not in self._shared_names)
+            if not uuid:
+                problems.append(
+                    f"card {card.device.index} is left out: another has its place on the bus, "
+                    f"{card.device.attributes[ADDRESS]}"
+                )
+                continue
+            if uuid != f"DCU-{card.serial}":
+                shared = f"DCU-{card.serial}" in self._shared_names
+                why = "is another card's too" if shared else "is none"
+                problems.append(
+                    f"card {card.device.index}: its serial number {card.serial!r:.60} {why}; it is "
+                    f"called {uuid}"
+                )
+            yield replace(card.device, uuid=uuid)
+
+    def _undivided(self, devices: Sequence[PhysicalDevice]) -> Iterator[str]:
+        for model in sorted({d.model for d in devices if d.attributes[UNITS] == "0"}):
+            if self._config.splits > 1:
+                yield (
+                    f"cards {model!r} are handed out whole only: how many compute units they have "
+                    f"is not known; write it down (hygon.computeUnits, {model!r})"
+                )
+
+    def _unlisted(self, places: set[str]) -> Iterator[str]:
+        """Cards that the kernel has and the library does not. A processor of the same maker has
+        functions on the bus too, which are no cards.
+        """
+        for function in pci_devices(self._root, PCI_VENDOR):
+            is_card = function.device in MODELS or drm_nodes(self._root, function.address)
+            if is_card and function.address not in places:
+                yield (
+                    f"the driver does not list the card at {function.address}: look for it with "
+                    "hy-smi and in dmesg"
+                )
+
+    def _missing_directories(self) -> Iterator[str]:
+        for path, what in (
+            (self._config.toolkit, "hygon.toolkitRoot"),
+            (self._config.hyhal, "hygon.hyhalRoot"),
+        ):
+            if path and not (Path(self._root) / path.lstrip("/")).is_dir():
+                yield (
+                    f"{path}, which containers get, is not on this node: install it, or name its "
+                    f"directory ({what})"
+                )
+
+
+def _control(root: str) -> str:
+    """Why no container could use any card; empty when nothing is in the way."""
+    if not (Path(root) / "dev/mkfd").exists():
+        return "/dev/mkfd is not there: load the driver"
+    try:
+        os.close(os.open(Path(root) / "dev/kfd", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/kfd cannot be opened ({error.strerror}): see dmesg"
+    return ""
+
+
+def _numa_node(library: RocmSmi, index: int, root: str, address: str) -> int | None:
+    try:
+        number = library.numa_node(index)
+    except DriverError:
+        return numa_node(root, address)
+    return number if number < MOST_NUMA_NODES else numa_node(root, address)
+
+
+def _serial(library: RocmSmi, index: int) -> str:
+    try:
+        return library.serial(index)
+    except DriverError:
+        return ""
+
+
+def _unique_id(library: RocmSmi, index: int) -> int:
+    try:
+        return library.unique_id(index)
+    except DriverError:
+        return 0
 
 
 def _links(
-    library: RocmSmi, device: PhysicalDevice, found: dict[str, PhysicalDevice]
+    library: RocmSmi, device: PhysicalDevice, devices: Sequence[PhysicalDevice]
 ) -> Iterator[tuple[str, int]]:
-    if not library.has("rsmi_topo_get_link_type"):
-        return
-    for uuid, other in found.items():
-        if uuid == device.uuid:
+    for other in devices:
+        if other is device:
             continue
         try:
             if library.linked(int(device.index), int(other.index)):
-                yield uuid, LINKED
+                yield other.uuid, LINKED
         except DriverError:
             continue

@@ -11,7 +11,7 @@ from typing import Any
 from deviceplugin.vendor.driver import DriverLibrary, Function, find_library, text_of
 
 NAMES = ("librocm_smi64.so.2", "librocm_smi64.so")
-DIRECTORIES = ("/opt/dtk/lib", "/opt/dtk/rocm_smi/lib", "/opt/hyhal/lib", "/opt/rocm/lib")
+DIRECTORIES = ("/opt/hyhal/lib", "/opt/dtk/lib", "/opt/dtk/rocm_smi/lib", "/opt/rocm/lib")
 PRESENCE = "/dev/mkfd"
 
 VRAM = 0
@@ -24,9 +24,17 @@ MEANINGS = MappingProxyType(
         4: "no permission",
         5: "out of resources",
         6: "an internal exception",
+        7: "out of bounds",
         8: "not initialised",
-        12: "not found",
+        9: "not implemented yet",
+        10: "not found",
+        11: "not enough room",
+        12: "interrupted",
+        13: "an unexpected size",
+        14: "no data",
+        15: "unexpected data",
         16: "busy",
+        17: "too many users",
         0xFFFFFFFF: "unknown",
     }
 )
@@ -65,10 +73,6 @@ class RocmSmi:
         """Give the driver back what it holds."""
         if self._library.has("rsmi_shut_down"):
             self._library.call("rsmi_shut_down")
-
-    def has(self, call: str) -> bool:
-        """Whether this driver offers a call."""
-        return self._library.has(call)
 
     def count(self) -> int:
         """How many cards there are."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.vendor import (
@@ -24,11 +25,15 @@ from deviceplugin.vendor import (
     VendorSettings,
 )
 from deviceplugin.vendor.registered import node_device
-from deviceplugin.vendors.hygon.configuration import configuration
+from deviceplugin.vendors.hygon.configuration import ADDRESS, UNITS, configuration
+from deviceplugin.vendors.hygon.vdev import parsed, units_of
 from deviceplugin.vendors.hygon.vdevfiles import VdevFiles
 
+if TYPE_CHECKING:
+    from deviceplugin.vendors.hygon.discovery import Discovery
+
 KEYS = VENDORS["DCU"]
-ADDRESS, UNITS, VDEV = "busId", "computeUnits", "vdev"
+VDEV = "vdev"
 BIND = ("rw", "nosuid", "nodev", "bind")
 READ_ONLY = ("ro", "nosuid", "nodev", "bind")
 
@@ -40,14 +45,17 @@ class HygonNode:
         self._settings = settings
         self._configuration = configuration(settings.section)
         self._files = VdevFiles(settings.host_root, self._configuration)
+        self._discovery: Discovery | None = None
 
     # --- in the probe ---
 
     def discover(self) -> Snapshot:
         """The cards by librocm_smi64. Raises `DriverError`."""
-        from deviceplugin.vendors.hygon.discovery import discover
+        if self._discovery is None:
+            from deviceplugin.vendors.hygon.discovery import Discovery
 
-        return discover(self._settings.host_root, self._configuration)
+            self._discovery = Discovery(self._settings.host_root, self._configuration)
+        return self._discovery.look()
 
     def partition(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The virtual DCU that `slot_request` describes. Raises `DriverError`."""
@@ -69,16 +77,23 @@ class HygonNode:
     # --- in the agent ---
 
     def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
-        """All cards under one resource, in as many shares as the operator says."""
-        config = self._configuration
+        """One resource: whole cards, or shares of them, which by the operator's word are turns on
+        the whole card. Raises `ValueError` for another way to take turns.
+        """
+        config, settings = self._configuration, self._settings
+        if config.count in settings.sharing:
+            raise ValueError(
+                f"sharing: {config.count} is shared by virtual DCUs: remove it, and write how many "
+                "containers a card has (hygon.deviceSplitCount), with isolation: none for turns"
+            )
         devices = sorted(snapshot.devices, key=lambda device: int(device.index))
-        split = (
-            Split()
-            if config.splits == 1
-            else Split(config.splits, "-fake-", Sharing.LIMITED, together=True)
-        )
+        limited = Sharing.LIMITED if settings.enforce_isolation else Sharing.TIME_SLICING
+        split = Split(config.splits, "-fake-", limited, together=True)
         uuids = tuple(device.uuid for device in devices)
-        return [ResourcePlan(config.count, uuids, split, KEYS, "hami")] if uuids else []
+        plan = ResourcePlan(
+            config.count, uuids, split if config.splits > 1 else Split(), KEYS, "hami"
+        )
+        return [plan] if uuids else []
 
     def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
         """The cards with their names in the type, by which pods choose."""
@@ -87,59 +102,84 @@ class HygonNode:
             node_device(d, plan, f"DCU-{d.model}") for d in found if d is not None and d.memory_mib
         )
 
+    def examine(self, grants: Sequence[Grant], owner: Owner) -> None:
+        """Raises `ValueError` for parts of several cards: the driver reads one virtual DCU."""
+        if len(grants) > 1 and not all(map(_is_whole, grants)):
+            names = self._configuration.resources
+            raise ValueError(
+                "a container has one virtual DCU or whole cards: ask for one card with "
+                f"{names.memory} or {names.cores}, or for several without"
+            )
+
     def slot_request(self, grant: Grant, owner: Owner) -> Mapping[str, Any] | None:
         """What a virtual DCU has to be; None for a whole card. Raises `ValueError`."""
-        if _is_whole(grant):
+        if _is_whole(grant) or VDEV in grant.device.attributes:
             return None
-        device = grant.device
-        of = int(device.attributes.get(UNITS, "0") or 0)
+        device, names = grant.device, self._configuration.resources
+        of = int(device.attributes.get(UNITS) or 0)
         if not of:
             raise ValueError(
                 f"the compute units of a {device.model} are not known, so it cannot be divided: "
                 f"write them down (hygon.computeUnits.{device.model}), or ask for a whole card"
             )
-        cores = 100 if grant.cores_percent is None else grant.cores_percent
+        cores = 100 if grant.cores_percent is None else min(grant.cores_percent, 100)
+        units = units_of(cores, of)
+        if not units:
+            raise ValueError(
+                f"{cores}% of the {of} compute units of {device.uuid} is not one: ask for more "
+                f"{names.cores}"
+            )
         return {
             "uuid": device.uuid,
             "holder": owner.pod_uid or owner.allocation_id,
             "container": owner.container or "container",
+            "apart": list(owner.apart),
             "card": int(device.index),
             "address": device.attributes.get(ADDRESS, ""),
             "memory_mib": grant.memory_mib or device.memory_mib or 0,
-            "units": max(1, min(cores, 100) * of // 100),
+            "units": units,
             "of": of,
         }
 
     def slot_granted(self, grant: Grant, answer: Mapping[str, Any]) -> Grant:
-        """The card with the directory of its virtual DCU. Raises `ValueError`."""
+        """The virtual DCU in place of its card, by the name of its directory: a container that was
+        told of another one is not started with this. Raises `ValueError`.
+        """
         directory = answer.get(VDEV)
-        if not isinstance(directory, str) or not directory.startswith("/"):
+        vdev = parsed(PurePosixPath(directory).name) if isinstance(directory, str) else None
+        if not isinstance(directory, str) or not directory.startswith("/") or vdev is None:
             raise ValueError(f"the probe names no directory of a virtual DCU: {answer!r:.100}")
-        attributes = {**grant.device.attributes, VDEV: directory}
-        return replace(grant, device=replace(grant.device, attributes=attributes))
+        card = grant.device
+        device = replace(
+            card,
+            uuid=PurePosixPath(directory).name,
+            index=f"{card.index}:{vdev.vdev}",
+            parent_uuid=card.uuid,
+            attributes={**card.attributes, VDEV: directory},
+        )
+        return replace(grant, device=device)
 
     def edits(self, grants: Sequence[Grant], owner: Owner) -> ContainerEdits:
         """The cards' nodes, the driver's directories, and a virtual DCU's where it is one.
 
-        Raises `ValueError` for parts of several cards: the driver reads one virtual DCU.
+        Raises `ValueError` for what `examine` refuses, and for a part of a card that was not made.
         """
+        self.examine(grants, owner)
         config = self._configuration
-        if len(grants) > 1 and not all(map(_is_whole, grants)):
-            raise ValueError(
-                "a container has one virtual DCU or whole cards: ask for one card with "
-                f"{config.memory} or {config.cores}, or for several without"
-            )
         nodes = [DeviceNode(path, permissions="rwm") for path in ("/dev/kfd", "/dev/mkfd")]
         nodes += [
             DeviceNode(path, permissions="rw") for g in grants for path in g.device.device_nodes
         ]
-        mounts = [
-            Mount(config.toolkit, "/opt/hygondriver", BIND),
-            Mount(config.hyhal, "/opt/hyhal", READ_ONLY),
-        ]
+        mounts = []
         for grant in grants:
-            if directory := grant.device.attributes.get(VDEV):
-                mounts.insert(0, Mount(directory, "/etc/vdev/docker/", BIND))
+            if _is_whole(grant):
+                continue
+            if not (directory := grant.device.attributes.get(VDEV)):
+                raise ValueError(f"no virtual DCU of {grant.device.uuid} was made for this part")
+            mounts.append(Mount(directory, "/etc/vdev/docker/", BIND))
+            mounts.append(Mount(config.toolkit, "/opt/hygondriver", READ_ONLY))
+        if config.hyhal:
+            mounts.append(Mount(config.hyhal, "/opt/hyhal", READ_ONLY))
         return ContainerEdits({}, tuple(nodes), tuple(mounts))
 
 

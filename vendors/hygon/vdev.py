@@ -8,7 +8,7 @@ allocation by digits lets two containers overlap.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 VDEVS = 200
@@ -31,7 +31,8 @@ class ExhaustedError(ValueError):
 @dataclass(frozen=True, slots=True)
 class Vdev:
     """One virtual DCU: `holder` is a pod's uid, or an allocation's name where no pod is known;
-    `mask` has a bit a compute unit.
+    `mask` has a bit a compute unit. `card` is the index that its card had when it was made, and
+    `address` the place on the bus, which lasts; empty where nothing tells it.
     """
 
     holder: str
@@ -40,6 +41,11 @@ class Vdev:
     pipe: int
     vdev: int
     mask: int
+    address: str = ""
+
+    def is_on(self, card: int, address: str) -> bool:
+        """Whether it is on the card of this index and place."""
+        return self.address == address if self.address and address else self.card == card
 
     @property
     def name(self) -> str:
@@ -86,20 +92,31 @@ def part(text: str) -> str:
 
 
 def allocated(
-    holder: str, container: str, card: int, units: int, of: int, others: Collection[Vdev]
+    holder: str,
+    container: str,
+    card: int,
+    units: int,
+    of: int,
+    beside: Iterable[Vdev],
+    numbers: Iterable[int],
 ) -> Vdev:
-    """A new virtual DCU of a card with `of` compute units beside `others` of the node.
+    """A new virtual DCU of a card with `of` compute units. `beside` are those of the card that may
+    be used at the same time, `numbers` those that are taken on the node.
 
     Raises `ExhaustedError`.
     """
-    on_card = [other for other in others if other.card == card]
-    used = 0
-    for other in on_card:
+    beside, used = tuple(beside), 0
+    for other in beside:
         used |= other.mask
     mask = lowest(units, of, used)
-    pipe = _free(PIPES, (other.pipe for other in on_card), f"card {card} has no free pipe")
-    vdev = _free(VDEVS, (other.vdev for other in others), "the node has no free virtual DCU")
+    pipe = _free(PIPES, (other.pipe for other in beside), f"card {card} has no free pipe")
+    vdev = _free(VDEVS, numbers, "the node has no free virtual DCU")
     return Vdev(part(holder), part(container), card, pipe, vdev, mask)
+
+
+def units_of(cores_percent: int, of: int) -> int:
+    """So many of a card's compute units are a part of its cores."""
+    return cores_percent * of // 100
 
 
 def lowest(count: int, of: int, used: int) -> int:
