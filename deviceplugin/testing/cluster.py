@@ -154,13 +154,14 @@ class Cluster:
         return agent
 
     async def stop_agent(self, agent: Agent) -> None:
-        """End an agent as SIGTERM does."""
+        """End an agent as SIGTERM does, and wait until kubelet noticed."""
         for position, (running, task) in enumerate(self.agents):
             if running is agent:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 del self.agents[position]
+                await self.kubelet.wait_departed()
                 return
 
     # --- the node and what is written to it ---------------------------------------------------

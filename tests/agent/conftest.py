@@ -73,6 +73,7 @@ class Node:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 del self.agents[position]
+                await self.kubelet.wait_departed()
                 return
 
     async def close(self) -> None:

@@ -315,6 +315,22 @@ class EmbeddedKubelet:
         """Wait until the list of a resource is as wanted."""
         await self.wait_for(lambda: condition(self.devices(resource)), timeout)
 
+    async def wait_departed(self, timeout: float = 10.0) -> None:
+        """Wait until kubelet knows of every plugin that left: whose socket's file is gone.
+
+        Until then a resource still looks watched, with the list of the plugin that is no more.
+        """
+        registry = self._manager.registry
+        await self.wait_for(
+            lambda: all(
+                endpoint.plugin is None
+                or endpoint.plugin.socket.exists()
+                or not registry.is_open(resource)
+                for resource, endpoint in registry.endpoints.items()
+            ),
+            timeout,
+        )
+
     def is_watched(self, resource: str) -> bool:
         """Whether a plugin's stream is open and has spoken."""
         registry = self._manager.registry
