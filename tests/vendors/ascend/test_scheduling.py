@@ -477,7 +477,7 @@ def test_whole_cards_have_no_template_in_the_decision() -> None:
 # --- never more than there is, and never what the driver would refuse ----------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(DEFAULT_CHIPS),
     st.lists(st.tuples(st.integers(1, 2), st.integers(0, 66000) | st.none()), max_size=24),

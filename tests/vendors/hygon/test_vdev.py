@@ -364,7 +364,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_whatever_happens_no_unit_of_a_card_has_two_containers(
     steps: list[tuple[str, int, int]],

@@ -181,7 +181,6 @@ def test_no_order_of_events_harms_what_is_used(
         settings=settings(
             max_examples=30,
             stateful_step_count=20,
-            deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
