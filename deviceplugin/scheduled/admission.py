@@ -59,10 +59,29 @@ def shares(
                 "foreign-device",
             )
         slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
+        _check_form(slot, device, plan)
         found.append(Share(uuid, device.memory, device.cores, slot))
     if len({(share.uuid, share.slot) for share in found}) < len(found):
         raise NotAdmissibleError("the annotation names a device twice", "duplicate-device")
     return tuple(sorted(found, key=lambda share: (order[share.uuid], share.slot)))
+
+
+def _check_form(slot: str, device: ContainerDevice, plan: ResourcePlan) -> None:
+    """What no scheduler writes: a partition where there are none would be counted by nobody, and
+    0 MiB are no limit at all to the libraries that keep limits. Raises `NotAdmissibleError`.
+    """
+    if slot and not plan.places:
+        raise NotAdmissibleError(
+            f"the annotation names partition {slot} of {device.uuid!r:.80}, but {plan.resource} "
+            "has no partitions on this node: recreate the pod, so that it is scheduled again",
+            "no-partitions",
+        )
+    if not slot and not device.memory and plan.split.sharing in LIMITS:
+        raise NotAdmissibleError(
+            f"the annotation gives 0 MiB of device {device.uuid!r:.80}, which would be no limit: "
+            "recreate the pod, so that it is scheduled again",
+            "no-memory",
+        )
 
 
 def check_room(wanted: Record, others: Iterable[Record], table: Table, plan: ResourcePlan) -> None:

@@ -194,7 +194,9 @@ class ResourcePlan:
     `keys` are the annotations by which schedulers hand it out (`api.hami.keys`); None for a
     resource that kubelet alone hands out. `mode` is the operating mode that they are told. `names`
     are the uuids of devices by what schedulers call them, where that is not their uuid: those that
-    count a node's devices off its capacity give them names of their own.
+    count a node's devices off its capacity give them names of their own. `places` says that
+    schedulers choose hard partitions on the devices (`Grant.slot`) instead of amounts; a scheduler
+    that does so anywhere else is refused.
     """
 
     resource: str
@@ -203,6 +205,7 @@ class ResourcePlan:
     keys: VendorKeys | None = None
     mode: str = ""
     names: Mapping[str, str] = field(default_factory=_empty, hash=False)
+    places: bool = False
 
 
 # --- what a container gets ---------------------------------------------------------------------

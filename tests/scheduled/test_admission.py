@@ -57,9 +57,23 @@ def test_what_is_not_ours_is_refused(
     assert refused.value.reason == reason
 
 
+def test_a_partition_where_there_are_none_is_refused(table: Any, plan: Any) -> None:
+    forged = replace(device("a"), slot=MigSlot(0, 0))
+    with pytest.raises(NotAdmissibleError, match="partition 0-0 of 'a'.*recreate the pod"):
+        shares([forged], 1, table, plan)
+
+
+def test_no_memory_is_refused_where_it_would_be_no_limit(table: Any, plan: Any) -> None:
+    with pytest.raises(NotAdmissibleError, match="0 MiB of device 'a'.*recreate the pod"):
+        shares([device("a", memory=0)], 1, table, plan)
+    unlimited = replace(plan, split=replace(plan.split, sharing=Sharing.TIME_SLICING))
+    assert shares([device("a", memory=0)], 1, table, unlimited) == (Share("a", 0, 10),)
+
+
 def test_two_slots_of_one_card_are_two_devices(table: Any) -> None:
     pair = [replace(device("a"), slot=MigSlot(1, 0)), replace(device("a"), slot=MigSlot(1, 2))]
-    assert [s.slot for s in shares(pair, 2, table, ResourcePlan(RESOURCE, ()))] == ["1-0", "1-2"]
+    plan = ResourcePlan(RESOURCE, (), places=True)
+    assert [s.slot for s in shares(pair, 2, table, plan)] == ["1-0", "1-2"]
 
 
 def test_a_held_slot_is_refused_by_its_holders_name(table: Any, plan: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from deviceplugin.api.hami import nodelock
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
-from deviceplugin.api.hami.poddevices import ContainerDevice
+from deviceplugin.api.hami.poddevices import ContainerDevice, MigSlot
 from deviceplugin.cleanup import api_items, check_idle, file_items
 from deviceplugin.registry import Registry
 from deviceplugin.registry import load as load_registry
@@ -119,7 +119,11 @@ async def test_init_containers_are_told_apart_at_the_start(cluster: Cluster) -> 
 @pytest.mark.parametrize("mode", [DEFERRED, LOCKED], ids=["deferred", "locked"])
 @pytest.mark.parametrize(
     ("uuid", "memory", "why"),
-    [("GPU-elsewhere", 10, "does not offer"), ("", 99_999_999, "do not fit")],
+    [
+        ("GPU-elsewhere", 10, "does not offer"),
+        ("", 99_999_999, "do not fit"),
+        ("", 0, "would be no limit"),
+    ],
 )
 async def test_a_hostile_annotation_starts_nothing_and_frees_the_node(
     cluster: Cluster, mode: dict[str, Any], uuid: str, memory: int, why: str, monkeypatch: Any
@@ -135,6 +139,18 @@ async def test_a_hostile_annotation_starts_nothing_and_frees_the_node(
     await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
     if mode is LOCKED:
         await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "failed")
+
+
+@pytest.mark.parametrize("mode", [DEFERRED, LOCKED], ids=["deferred", "locked"])
+async def test_a_partition_of_a_card_that_has_none_is_no_way_past_the_room(
+    cluster: Cluster, mode: dict[str, Any]
+) -> None:
+    cluster.start_agent(SMALL, **mode)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    forged = [replace(one, slot=MigSlot(0, 0)) for one in devices(KEYS, (a, 99_999_999, 1))]
+    await cluster.place(Habit.HAMI28, KEYS, "p", forged)
+    assert "has no partitions on this node" in (await cluster.run("default", "p")).failure
 
 
 async def test_what_one_pod_holds_no_other_gets(cluster: Cluster, monkeypatch: Any) -> None:

@@ -66,7 +66,8 @@ def _partitioned(
         return ()
     split = Split(section.device_split_count, SHARE_SEPARATOR, Sharing.EXCLUSIVE)
     uuids = tuple(card.uuid for card in cards)
-    return (ResourcePlan(resource, uuids, split, VENDORS["NVIDIA"], section.operating_mode),)
+    mode = section.operating_mode
+    return (ResourcePlan(resource, uuids, split, VENDORS["NVIDIA"], mode, places=True),)
 
 
 def _replicated(replicas: Replicas) -> Split:
