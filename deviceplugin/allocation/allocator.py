@@ -95,6 +95,9 @@ class ResourceAllocator:
         self.plan = plan
         self.inventory: Sequence[Spec] = ()
         self._mode = around.mode(plan)
+        self._writing = asyncio.Lock()
+        """Held where something is written by what is known, so that what became known meanwhile is
+        written after it and not before."""
         self.pre_start_required = self._mode.verifies or isinstance(backend, PreStarter)
 
     def prefer(
@@ -149,6 +152,7 @@ class ResourceAllocator:
                 raise RefusalError(f"{self._resource.name}: {impediment}", "impediment", Blame.NODE)
         ask = self._ask(table, ids)
         if self._mode.deferred:
+            await self._withdraw(ask)
             return render.deferred(self._vendor, ask.allocation_id, self._around.strategy)
         granted = await self._mode.decide(ask)
         try:
@@ -170,11 +174,10 @@ class ResourceAllocator:
         ask = self._ask(table, self.checked(ids, table, admitting=False))
         granted = await self._mode.start(ask)
         made = await self._partitioned(granted)
-        if self._mode.deferred:
-            await self._write_deferred(ask, made)
-        elif self._mode.verifies:
-            # Ids that a pod's containers hold one after the other share one specification.
-            await self._prepare(self.injection(made), ask.allocation_id)
+        # Also where Allocate wrote it: ids that a pod's containers hold one after the other share
+        # one specification.
+        if self._mode.deferred or self._mode.verifies:
+            await self._prepare(self._rendered(ask, made), ask.allocation_id)
         if isinstance(self._backend, PreStarter):
             try:
                 await asyncio.to_thread(self._backend.pre_start, made.grants, made.owner)
@@ -270,21 +273,22 @@ class ResourceAllocator:
         if not set(ids) <= table.virtual.keys() or store.holds(self._vendor, self.name_of(ids)):
             return False
         ask = self._ask(table, self.checked(ids, table, admitting=False))
-        granted = self._mode.known(ask)
-        if granted is None or self._divides(granted):
-            return False  # partitions are found again when their container starts
-        if self._mode.deferred:
-            await self._write_deferred(ask, granted)
-            return True
-        injection = self.injection(granted)
-        await self._prepare(injection, ask.allocation_id)
+        async with self._writing:
+            granted = self._mode.known(ask)
+            if granted is None or self._divides(granted):
+                return False  # partitions are found again when their container starts
+            injection = self._rendered(ask, granted)
+            await self._put(injection, ask.allocation_id)
         return injection.spec is not None
 
     def _ask(self, table: Table, ids: Sequence[str]) -> Ask:
         name = allocation_id(self._resource.name, ids)
         return Ask(self._vendor, self.plan, table, tuple(ids), name)
 
-    async def _write_deferred(self, ask: Ask, granted: Granted) -> None:
+    def _rendered(self, ask: Ask, granted: Granted) -> Injection:
+        """What the node must have for a grant. Raises `RefusalError`."""
+        if not self._mode.deferred:
+            return self.injection(granted)
         edits = self._edits(granted)
         try:
             spec = render.deferred_spec(
@@ -298,8 +302,25 @@ class ResourceAllocator:
             )
         except CannotInjectError as error:
             raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
-        prepared = Injection(spec=spec, host_directories=edits.host_directories)
-        await self._prepare(prepared, ask.allocation_id)
+        return Injection(spec=spec, host_directories=edits.host_directories)
+
+    async def _withdraw(self, ask: Ask) -> None:
+        """Nothing stands behind the name until the container starts. What the ids' last holder left
+        would be another's grant, and kubelet, which forgets at its restart that a plugin wants to
+        be asked, would start the container with it. Raises `RefusalError`.
+        """
+        store = self._around.store
+        if not store.holds(self._vendor, ask.allocation_id):
+            return
+        try:
+            await asyncio.to_thread(store.withdraw, self._vendor, ask.allocation_id)
+        except OSError as error:
+            raise RefusalError(
+                f"{self._resource.name}: the specification of an earlier container cannot be "
+                f"removed from {store.directory}: {error}; make the directory writable",
+                "node-not-prepared",
+                Blame.NODE,
+            ) from None
 
     async def _partitioned(self, granted: Granted) -> Granted:
         """The grant with the partitions that are meant in place of their cards; they are made where
@@ -403,6 +424,10 @@ class ResourceAllocator:
         """Directories and the specification are there before anybody is told to use them."""
         if injection.spec is None and not injection.host_directories:
             return
+        async with self._writing:
+            await self._put(injection, allocation)
+
+    async def _put(self, injection: Injection, allocation: str) -> None:
         try:
             await asyncio.to_thread(self._write, injection, allocation)
         except (OSError, CDIError) as error:

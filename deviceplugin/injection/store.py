@@ -61,6 +61,11 @@ class SpecStore:
             self._unheld.get(vendor, set()).discard(allocation)
             self._write(spec_file_name(allocation_kind(vendor), allocation), spec)
 
+    def withdraw(self, vendor: str, allocation: str) -> None:
+        """Remove the specification of one allocation, whoever wrote it. Raises `OSError`."""
+        with self._lock:
+            self._remove(spec_file_name(allocation_kind(vendor), allocation))
+
     def holds(self, vendor: str, allocation: str) -> bool:
         """Whether the file of an allocation is there, whoever wrote it."""
         return _is_file(self._path(vendor, allocation))

@@ -15,6 +15,7 @@ import pytest
 from deviceplugin.api.hami import nodelock
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
 from deviceplugin.api.hami.poddevices import ContainerDevice, MigSlot
+from deviceplugin.cdi import UnresolvableError
 from deviceplugin.cleanup import api_items, check_idle, file_items
 from deviceplugin.registry import Registry
 from deviceplugin.registry import load as load_registry
@@ -255,6 +256,29 @@ async def test_a_scheduler_without_a_lock_is_refused_or_verified(cluster: Cluste
     outcome = await cluster.run("default", "q", 5.0)
     assert outcome.failure == ""
     assert seen(cluster, outcome.containers["c0"]) == gets(100, 1, a)
+
+
+async def test_nobody_starts_with_what_the_last_holder_of_the_same_ids_was_given(
+    cluster: Cluster,
+) -> None:
+    """Kubelet restarts between Allocate and the start, and asks no plugin that is away."""
+    agent = cluster.start_agent(SMALL, **DEFERRED)
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    held = []
+    for name, uuid in (("first", a), ("second", b)):
+        uid = cluster.create(manifest(RESOURCE, name, {"c0": 1}))["metadata"]["uid"]
+        await cluster.place(Habit.OURS, KEYS, name, devices(KEYS, (uuid, 100, 1)))
+        assert await cluster.admit("default", name) is None
+        held.append(set(cluster.kubelet.held(uid, "c0")[RESOURCE]))
+        if name == "first":
+            await cluster.start("default", name, "c0", 5.0)
+            cluster.end("default", name)
+    assert held[0] == held[1]
+    await cluster.stop_agent(agent)
+    await cluster.kubelet.restart()
+    config = await cluster.start("default", "second", "c0")
+    with pytest.raises(UnresolvableError):
+        cluster.environment(config)
 
 
 async def test_kubelet_asks_again_after_it_forgot(cluster: Cluster) -> None:
