@@ -295,9 +295,7 @@ class Agent:
 
         return mode
 
-    def _join(
-        self, config: Config, pod_resources: PodResources
-    ) -> tuple[ScheduledNode, Announcer]:
+    def _join(self, config: Config, pod_resources: PodResources) -> tuple[ScheduledNode, Announcer]:
         """What a node has that schedulers know of."""
         from deviceplugin.apiserver.client import Api
         from deviceplugin.scheduled.announcer import Announcer

@@ -50,6 +50,7 @@ class Container:
 class Pod:
     """One pod. `init_ended` names the init containers that have run to their end, `init_failures`
     counts how often each has ended badly so far, `started` names the containers that have run.
+    `init_waiting` says why init containers wait that cannot be started, in kubelet's words.
     """
 
     namespace: str
@@ -64,6 +65,7 @@ class Pod:
     init_ended: frozenset[str] = frozenset()
     init_failures: Mapping[str, int] = field(default_factory=_empty)
     started: frozenset[str] = frozenset()
+    init_waiting: Mapping[str, str] = field(default_factory=_empty)
     version: str = ""
 
     @property
@@ -133,6 +135,7 @@ def pod(item: Mapping[str, Any]) -> Pod:
         init_ended=frozenset(_ended(init_statuses)),
         init_failures=MappingProxyType({str(s.get("name")): _failures(s) for s in init_statuses}),
         started=frozenset(_started([*init_statuses, *(status.get("containerStatuses") or ())])),
+        init_waiting=MappingProxyType(dict(_waiting(init_statuses))),
         version=str(metadata.get("resourceVersion") or ""),
     )
 
@@ -187,6 +190,13 @@ def _started(statuses: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         states = (status.get("state") or {}, status.get("lastState") or {})
         if any(state.get("running") or state.get("terminated") for state in states):
             yield str(status.get("name"))
+
+
+def _waiting(statuses: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for status in statuses:
+        waiting = (status.get("state") or {}).get("waiting")
+        if waiting and waiting.get("message"):
+            yield str(status.get("name")), str(waiting["message"])
 
 
 def _failures(status: Mapping[str, Any]) -> int:

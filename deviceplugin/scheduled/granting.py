@@ -133,7 +133,7 @@ async def adopt(
         return False
     entries = await asyncio.to_thread(node.checkpoint.entries)
     askers, _ = candidates(resource, ask.ids, holdings, entries, node.pods)
-    asker = choose(askers, node.ledger) if askers else None
+    asker, _ = choose(askers, node.ledger, resource) if askers else (None, "")
     try:
         if asker is None or not await proof(asker):
             return False

@@ -9,7 +9,7 @@ because each of the three lags behind the others for moments, and then refused. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deviceplugin.apiserver.objects import Container, Pod
@@ -76,15 +76,22 @@ def candidates(
     return tuple(found.values()), ""
 
 
-def choose(askers: Sequence[Asker], records: Iterable[Record]) -> Asker | None:
-    """The one of a pod's containers that starts now; None when that cannot be told yet.
+def choose(
+    askers: Sequence[Asker], records: Iterable[Record], resource: str
+) -> tuple[Asker | None, str]:
+    """The one of a pod's containers that starts now with its ids of a resource; None and why when
+    that cannot be told yet.
 
     They hold the same ids one after the other: ordinary init containers in their order, then the
     rest. An init container that was started and has not ended well by the API server's word may be
-    starting again or may just have ended: only the pod's status tells.
+    starting again or may just have ended: the pod's status tells. Where kubelet announced a start
+    that came to nothing, as when another resource's plugin refused, that says nothing; but kubelet
+    then shows our refusal on the very container that it tries to start. The refusal counts the
+    starts that were announced so far, for each resource, so that what it shows is proof until the
+    next one is.
     """
     if len(askers) == 1:
-        return askers[0]
+        return askers[0], ""
     pod = askers[0].pod
     order = {container.name: position for position, container in enumerate(pod.all_containers())}
     waiting = [
@@ -92,14 +99,24 @@ def choose(askers: Sequence[Asker], records: Iterable[Record]) -> Asker | None:
         for asker in sorted(askers, key=lambda asker: order[asker.container.name])
         if not (asker.container.is_ordinary_init and asker.container.name in pod.init_ended)
     ]
+    unknown = "which of " + ", ".join(asker.name for asker in askers) + " starts is not known"
     if not waiting:
-        return None
+        return None, unknown
     first = waiting[0]
     if not first.container.is_ordinary_init:
-        return first if len(waiting) == 1 else None
-    started = {record.container: record.starts for record in records if record.pod_uid == pod.uid}
-    begun = started.get(first.container.name, 0)
-    return first if begun <= pod.init_failures.get(first.container.name, 0) else None
+        return (first, "") if len(waiting) == 1 else (None, unknown)
+    name = first.container.name
+    begun = {r.resource: r.starts for r in records if (r.pod_uid, r.container) == (pod.uid, name)}
+    unknown += f"; kubelet tries again; starts of {name} that it announced:"
+    shown = pod.init_waiting.get(name, "")
+    still = unknown in shown and _counted(resource, begun) in shown
+    if still or begun.get(resource, 0) <= pod.init_failures.get(name, 0):
+        return first, ""
+    return None, unknown + "".join(_counted(each, begun) for each in sorted(begun))
+
+
+def _counted(resource: str, starts: Mapping[str, int]) -> str:
+    return f" {resource}={starts.get(resource, 0)};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +135,11 @@ class Identity:
         while True:
             askers, why = await self._look(resource, ids)
             if askers:
-                chosen = choose(askers, records)
+                chosen, why = choose(askers, records, resource)
                 if chosen is not None and not chosen.pod.deleting:
                     return chosen
-                why = (
-                    f"pod {chosen.pod.key} is being deleted"
-                    if chosen is not None
-                    else "which of " + ", ".join(a.name for a in askers) + " starts is not known"
-                )
+                if chosen is not None:
+                    why = f"pod {chosen.pod.key} is being deleted"
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 raise RefusalError(f"{resource}: {why}", "unknown-asker", Blame.TRY_AGAIN)

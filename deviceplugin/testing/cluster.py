@@ -285,15 +285,21 @@ class Cluster:
 
     def init_ended(self, namespace: str, name: str, container: str, exit_code: int = 0) -> None:
         """Kubelet reports the end of an init container."""
+        self._init_is(namespace, name, container, {"terminated": {"exitCode": exit_code}})
+
+    def init_waits(self, namespace: str, name: str, container: str, message: str) -> None:
+        """Kubelet reports why it cannot start an init container."""
+        why = {"reason": "CreateContainerConfigError", "message": message}
+        self._init_is(namespace, name, container, {"waiting": why})
+
+    def _init_is(
+        self, namespace: str, name: str, container: str, state: Mapping[str, object]
+    ) -> None:
         status = self.server.get("pods", name, namespace).get("status") or {}
         others = [s for s in status.get("initContainerStatuses") or () if s["name"] != container]
-        ended = {
-            "name": container,
-            "restartCount": 0,
-            "state": {"terminated": {"exitCode": exit_code}},
-        }
+        now = {"name": container, "restartCount": 0, "state": state}
         self.server.patch(
-            "pods", name, {"status": {"initContainerStatuses": [*others, ended]}}, namespace
+            "pods", name, {"status": {"initContainerStatuses": [*others, now]}}, namespace
         )
 
     def phase(self, namespace: str, name: str, phase: str) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from deviceplugin.cdi import UnresolvableError
 from deviceplugin.cleanup import api_items, check_idle, file_items
 from deviceplugin.registry import Registry
 from deviceplugin.registry import load as load_registry
+from deviceplugin.scheduled.identity import Identity
 from deviceplugin.scheduled.registration import MODE_ANNOTATION, OWNED_ANNOTATION
 from deviceplugin.testing.cluster import NODE, Cluster, devices, manifest
 from deviceplugin.testing.kubelet import ContainerConfig, StartError
@@ -115,6 +117,27 @@ async def test_init_containers_are_told_apart_at_the_start(cluster: Cluster) -> 
         await asyncio.wait_for(cluster.start("default", "p", "c0"), 20)
     cluster.init_ended("default", "p", "i0")
     assert seen(cluster, await cluster.start("default", "p", "c0", 5.0)) == gets(200, 2, b)
+
+
+async def test_an_init_container_starts_although_its_first_start_came_to_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubelet announced it, and could not create it: nothing of it is ever counted."""
+    monkeypatch.setattr(Identity, "__init__", partialmethod(Identity.__init__, patience=0.3))
+    cluster.start_agent(SMALL, **DEFERRED)
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}, init={"i0": 1}))
+    grants = (devices(KEYS, (a, 100, 1)), devices(KEYS, (b, 200, 2)))
+    await cluster.place(Habit.OURS, KEYS, "p", *grants)
+    assert await cluster.admit("default", "p") is None
+    await cluster.start("default", "p", "i0", 5.0)
+    with pytest.raises(StartError) as refused:
+        await cluster.start("default", "p", "i0")
+    cluster.init_waits("default", "p", "i0", str(refused.value))
+    config = await cluster.start("default", "p", "i0", 5.0)
+    assert seen(cluster, config) == gets(100, 1, a)
+    with pytest.raises(StartError, match="which of"):
+        await cluster.start("default", "p", "c0")
 
 
 @pytest.mark.parametrize("mode", [DEFERRED, LOCKED], ids=["deferred", "locked"])

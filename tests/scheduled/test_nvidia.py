@@ -325,13 +325,14 @@ async def test_what_people_write_is_what_the_process_gets(
 
     async def run(name: str, limits: dict[str, str]) -> Outcome:
         container = {"name": "main", "image": "x", "resources": {"limits": limits}}
-        pod = {"metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [container]}}
+        pod = {
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"containers": [container]},
+        }
         machine.cluster.create(admit(pod, backends))
         await asyncio.to_thread(place_pod, scheduler, "default", name, backends)
         outcome = await machine.cluster.run("default", name, 5.0)
-        await machine.cluster.settled(
-            lambda: MUTEX_LOCK not in machine.cluster.node_annotations()
-        )
+        await machine.cluster.settled(lambda: MUTEX_LOCK not in machine.cluster.node_annotations())
         return outcome
 
     outcome = await run("small", {"nvidia.com/gpumem": "2000", "nvidia.com/gpucores": "25"})
