@@ -94,12 +94,13 @@ def choose(
         return askers[0], ""
     pod = askers[0].pod
     order = {container.name: position for position, container in enumerate(pod.all_containers())}
+    in_order = sorted(askers, key=lambda asker: order[asker.container.name])
     waiting = [
         asker
-        for asker in sorted(askers, key=lambda asker: order[asker.container.name])
+        for asker in in_order
         if not (asker.container.is_ordinary_init and asker.container.name in pod.init_ended)
     ]
-    unknown = "which of " + ", ".join(asker.name for asker in askers) + " starts is not known"
+    unknown = "which of " + ", ".join(asker.name for asker in in_order) + " starts is not known"
     if not waiting:
         return None, unknown
     first = waiting[0]

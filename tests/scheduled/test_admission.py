@@ -59,12 +59,12 @@ def test_what_is_not_ours_is_refused(
 
 def test_a_partition_where_there_are_none_is_refused(table: Any, plan: Any) -> None:
     forged = replace(device("a"), slot=MigSlot(0, 0))
-    with pytest.raises(NotAdmissibleError, match="partition 0-0 of 'a'.*recreate the pod"):
+    with pytest.raises(NotAdmissibleError, match=r"partition 0-0 of 'a'.*recreate the pod"):
         shares([forged], 1, table, plan)
 
 
 def test_no_memory_is_refused_where_it_would_be_no_limit(table: Any, plan: Any) -> None:
-    with pytest.raises(NotAdmissibleError, match="0 MiB of device 'a'.*recreate the pod"):
+    with pytest.raises(NotAdmissibleError, match=r"0 MiB of device 'a'.*recreate the pod"):
         shares([device("a", memory=0)], 1, table, plan)
     unlimited = replace(plan, split=replace(plan.split, sharing=Sharing.TIME_SLICING))
     assert shares([device("a", memory=0)], 1, table, unlimited) == (Share("a", 0, 10),)

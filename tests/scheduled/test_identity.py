@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def init_record(resource: str, starts: int) -> Record:
 def chosen(pod: Pod, starts: int, others: int = 0, resource: str = RESOURCE) -> tuple[str, str]:
     """The name of the container that is taken for the one that starts, and else why none is."""
     askers = [Asker(pod, container) for container in pod.all_containers()]
+    random.shuffle(askers)  # as kubelet's record has them
     records = [init_record(RESOURCE, starts), init_record(OTHER, others)]
     found, why = choose(askers, records, resource)
     return (found.container.name if found else "", why)
@@ -47,6 +49,7 @@ def test_a_start_that_came_to_nothing_is_told_by_where_kubelet_shows_our_refusal
     assert "which of default/p/i0, default/p/c0 starts is not known" in why
     told = f"rpc error: code = Unavailable desc = {why}"
     assert seen(1, told)[0] == "i0"
+    assert seen(1, told.replace("i0, default/p/c0", "i1, default/p/c0"))[0] == "", "of others"
     assert seen(2, told)[0] == "", "i0 may have run since then, and this be c0"
     assert seen(11, told)[0] == ""
 
