@@ -161,8 +161,8 @@ class ResourceAllocator:
             await self._empty(ask, injection.host_directories)
             await self._prepare(injection, ask.allocation_id)
             await self._mode.commit(ask, granted)
-        except RefusalError as refusal:
-            await self._mode.abandon(ask, granted, str(refusal))
+        except Exception as error:  # whatever it is, nobody else may wait for this pod
+            await self._mode.abandon(ask, granted, str(error))
             raise
         return injection
 
@@ -350,6 +350,8 @@ class ResourceAllocator:
             raise RefusalError(
                 f"{self._resource.name}: {error}", "partition", Blame.TRY_AGAIN
             ) from None
+        except Exception as error:
+            raise self._vendor_error("slot_request or slot_granted", error) from error
         return replace(granted, grants=tuple(grants))
 
     def _divides(self, granted: Granted) -> bool:

@@ -177,6 +177,25 @@ async def test_a_partition_of_a_card_that_has_none_is_no_way_past_the_room(
     assert "has no partitions on this node" in (await cluster.run("default", "p")).failure
 
 
+async def test_an_error_of_ours_after_the_decision_frees_the_node_as_well(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = cluster.start_agent(SMALL, **LOCKED)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+
+    def render(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr("deviceplugin.injection.render.render", render)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
+    assert "unforeseen" in (await cluster.run("default", "p")).failure
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+    assert cluster.pod_annotations("p")[BIND_PHASE] == "failed"
+    assert agent.scheduled is not None
+    assert list(agent.scheduled.ledger) == []
+
+
 async def test_what_one_pod_holds_no_other_gets(cluster: Cluster, monkeypatch: Any) -> None:
     monkeypatch.setattr("deviceplugin.scheduled.granting.PATIENCE_SECONDS", 0.2)
     cluster.start_agent(SMALL, **DEFERRED)
