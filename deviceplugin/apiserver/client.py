@@ -12,7 +12,9 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 __all__ = ["JSON_PATCH", "MERGE_PATCH", "Api", "ApiError", "Path", "is_configured"]
@@ -22,6 +24,8 @@ MERGE_PATCH = "application/merge-patch+json"
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
+REQUESTS_AT_ONCE = 8
+"""Those after wait for one of these; watches have threads of their own."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """Of one answer; a page of 200 pods of the largest size etcd takes does not reach it."""
 
@@ -117,20 +121,25 @@ class Api:
         self._lock = threading.Lock()
         self.calls = 0
         """Requests made so far, watches included."""
+        # Its own, so that a server that is slow to answer keeps nobody from files and devices.
+        self._threads = ThreadPoolExecutor(REQUESTS_AT_ONCE, "API request")
 
     async def get(self, path: Path, **query: str) -> dict[str, Any]:
         """One object, or one page of a collection."""
-        return await asyncio.to_thread(self.call, "GET", path, query=query)
+        return await self._off_loop(partial(self.call, "GET", path, query=query))
 
     async def patch(self, path: Path, body: object, content_type: str) -> dict[str, Any]:
         """Change an object; answers the changed one. `body` is a mapping for `MERGE_PATCH` and a
         list of operations for `JSON_PATCH`.
         """
-        return await asyncio.to_thread(self.call, "PATCH", path, body, content_type)
+        return await self._off_loop(partial(self.call, "PATCH", path, body, content_type))
 
     async def create(self, path: Path, body: object) -> dict[str, Any]:
         """Create an object in a collection; answers it as stored."""
-        return await asyncio.to_thread(self.call, "POST", path, body, "application/json")
+        return await self._off_loop(partial(self.call, "POST", path, body, "application/json"))
+
+    async def _off_loop(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def call(
         self,

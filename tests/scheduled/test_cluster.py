@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partialmethod
@@ -395,6 +397,33 @@ async def test_an_api_server_that_is_away_delays_reports_and_not_containers(
     assert seen(cluster, config) == gets(100, 1, a)
     cluster.server.start()
     await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success", 20)
+
+
+async def test_an_api_server_that_is_slow_to_answer_keeps_no_container_waiting(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports to it wait in threads, of which there are few."""
+    monkeypatch.setattr("deviceplugin.apiserver.client.READ_SECONDS", 60.0)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+    cluster.start_agent(SMALL, **DEFERRED)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    names = [f"p{number}" for number in range(5)]
+    for name in names:
+        cluster.create(manifest(RESOURCE, name, {"c0": 1}))
+        await cluster.place(Habit.OURS, KEYS, name, devices(KEYS, (a, 100, 1)))
+        assert await cluster.admit("default", name) is None
+    node = cluster.agents[0][0].scheduled
+    assert node is not None
+    await cluster.until(lambda: all(node.pods.get("default", name) for name in names))
+    cluster.server.faults.hang = answering = threading.Event()
+    try:
+        async with asyncio.timeout(20):
+            for name in names:
+                uid = node.pods.get("default", name).uid  # type: ignore[union-attr]
+                config = await cluster.kubelet.start_container(uid, "c0")
+                assert seen(cluster, config) == gets(100, 1, a)
+    finally:
+        answering.set()
 
 
 async def test_a_write_that_conflicts_or_is_throttled_is_made_again(cluster: Cluster) -> None:
