@@ -35,8 +35,9 @@ def containers(
                     allocation if shared else "",
                     tuple(_devices(grants)),
                 )
-    if node is not None:
-        yield from (_scheduled(record, node) for record in node.living())
+    if node is not None:  # whose memory is shared with the agents of other vendors
+        mine = {runtime.name for runtime in runtimes}
+        yield from (_scheduled(r, node) for r in node.living() if r.vendor in mine)
 
 
 def host_devices(runtimes: Iterable[VendorRuntime]) -> Iterator[HostDevice]:

@@ -46,6 +46,7 @@ class Deferred:
 
     async def start(self, ask: Ask) -> Granted:
         """The grant of the container that kubelet names. Raises `RefusalError`."""
+        await self._node.recall()
         asker = await self._node.identity.find(ask.plan.resource, ask.ids, self._node.ledger)
         record = await granting.settle(
             self._node, asker, lambda: self._record(ask, asker), Blame.TRY_AGAIN

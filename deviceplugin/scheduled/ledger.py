@@ -1,11 +1,15 @@
 """What this node has handed over: one record a container and resource, kept across restarts.
 
 The file is a memory, not the truth: pods, their annotations and kubelet's own record rebuild it
-(see `reconcile`), so it is replaced by rename without waiting for the disk.
+(see `Mode.adopt`), so it is replaced by rename without waiting for the disk. All agents of a node
+share it: those that divide its vendors among them, and one that ends while the next begins. So each
+change starts from what the file says.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -77,6 +81,8 @@ class Ledger:
         self._writing = threading.Lock()
         self._records: dict[tuple[str, str, str], Record] = {}
         self._texts: dict[Record, str] = {}
+        self._seen: tuple[int, int, int] | None = None
+        """The file that the records are from."""
 
     def __iter__(self) -> Iterator[Record]:
         return iter(tuple(self._records.values()))
@@ -95,14 +101,19 @@ class Ledger:
 
         Raises `OSError` when the file cannot be written; nothing is remembered then.
         """
-        with self._writing:
+        with self._changing():
             self._commit({**self._records, **{record.key: record for record in records}})
 
     def remove(self, records: Iterable[Record]) -> None:
         """Forget these, and write. Raises as `put`."""
         gone = {record.key for record in records}
-        with self._writing:
+        with self._changing():
             self._commit({k: r for k, r in self._records.items() if k not in gone})
+
+    def refresh(self) -> None:
+        """Take in what another agent wrote. A file that is gone or damaged tells nothing."""
+        with self._writing:
+            self._take_in()
 
     def load(self) -> None:
         """Read what an agent before us knew; a missing file means nothing.
@@ -110,18 +121,48 @@ class Ledger:
         Raises `LedgerError` for a file that is not ours, damaged, or from a version to come; the
         ledger is empty then.
         """
-        self._records = {}
-        for litter in self._path.parent.glob(f".{self._path.name}.*"):
-            litter.unlink(missing_ok=True)
-        try:
-            if self._path.stat().st_size > MAX_BYTES:
+        with self._writing:
+            self._records, self._seen = {}, None
+            try:
+                for litter in self._path.parent.glob(f".{self._path.name}.*"):
+                    litter.unlink(missing_ok=True)
+                self._read()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise LedgerError(f"{self._path}: not readable: {error}") from None
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One thread of one agent at a time, and each knows what the others did."""
+        folder = self._path.parent
+        with self._writing:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                self._take_in()
+                yield
+            finally:
+                os.close(descriptor)
+
+    def _take_in(self) -> None:
+        with contextlib.suppress(OSError, LedgerError):
+            if _identity(self._path.stat()) != self._seen:
+                self._read()
+
+    def _read(self) -> None:
+        """Raises `LedgerError`, and `OSError` where the file cannot be read."""
+        with self._path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if state.st_size > MAX_BYTES:
                 raise LedgerError(f"{self._path}: larger than {MAX_BYTES} bytes")
-            document = json.loads(self._path.read_bytes())
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, RecursionError) as error:
-            raise LedgerError(f"{self._path}: not readable: {error}") from None
+            try:
+                document = json.loads(file.read())
+            except (ValueError, RecursionError) as error:
+                raise LedgerError(f"{self._path}: not readable: {error}") from None
         self._records = {record.key: record for record in self._parse(document)}
+        self._seen = _identity(state)
 
     def _parse(self, document: Any) -> list[Record]:
         try:
@@ -139,16 +180,21 @@ class Ledger:
         texts = {r: self._texts.get(r) or _text(r) for r in records.values()}
         listed = ",".join(texts.values())
         content = f'{{"version":{VERSION},"checksum":"{_checksum(listed)}","grants":[{listed}]}}'
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
         try:
             with os.fdopen(descriptor, "w") as file:
                 file.write(content)
+                file.flush()
+                written = _identity(os.fstat(file.fileno()))
             Path(name).replace(self._path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        self._records, self._texts = records, texts
+        self._records, self._texts, self._seen = records, texts, written
+
+
+def _identity(state: os.stat_result) -> tuple[int, int, int]:
+    return (state.st_ino, state.st_mtime_ns, state.st_size)
 
 
 def _text(record: Record) -> str:

@@ -78,6 +78,7 @@ class Locked:
 
     async def decide(self, ask: Ask) -> Granted:
         """The grant of the container whose turn it is. Raises `RefusalError`."""
+        await self._node.recall()
         found = await self._find(ask)
         if isinstance(found, Record):
             record = replace(found, ids=frozenset(ask.ids))
@@ -138,6 +139,7 @@ class Locked:
         Raises `RefusalError`: the container holds what was meant for another.
         """
         resource, ids = ask.plan.resource, frozenset(ask.ids)
+        await self._node.recall()
         asker = await self._node.identity.find(resource, ids, self._node.ledger)
         key = (asker.pod.uid, asker.container.name, resource)
         record = self._node.ledger.get(*key)

@@ -111,6 +111,10 @@ class ScheduledNode:
             for wait in waits:
                 wait.cancel()
 
+    async def recall(self) -> None:
+        """Know what an agent that ended since our start handed over until then."""
+        await asyncio.to_thread(self.ledger.refresh)
+
     def living(self) -> Iterator[Record]:
         """The grants of pods that are not over."""
         for record in self.ledger:

@@ -89,6 +89,34 @@ def test_a_write_that_was_cut_off_leaves_the_old_file_and_no_litter(tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["grants.json"]
 
 
+def test_agents_that_share_a_node_keep_each_others_records(tmp_path: Path) -> None:
+    """One serves another vendor, or begins before the last one ended."""
+    one, other = Ledger(tmp_path / "grants.json"), Ledger(tmp_path / "grants.json")
+    theirs = replace(RECORD, vendor="w", pod_uid="other")
+    one.put(RECORD)
+    other.put(theirs)
+    assert set(other) == {RECORD, theirs}
+    one.put(replace(RECORD, starts=1))
+    assert set(one) == {replace(RECORD, starts=1), theirs}
+    other.remove([theirs])
+    one.refresh()
+    assert set(one) == {replace(RECORD, starts=1)}
+    assert [p.name for p in tmp_path.iterdir()] == ["grants.json"]
+
+
+def test_what_is_known_outlives_a_file_that_is_gone_or_damaged(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "grants.json")
+    ledger.put(RECORD)
+    (tmp_path / "grants.json").write_text("{")
+    ledger.refresh()
+    assert list(ledger) == [RECORD]
+    (tmp_path / "grants.json").unlink()
+    ledger.put(replace(RECORD, pod_uid="v"))
+    again = Ledger(tmp_path / "grants.json")
+    again.load()
+    assert len(list(again)) == 2
+
+
 def test_records_that_are_put_and_removed_at_once_are_all_there(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "grants.json")
     made = [replace(RECORD, pod_uid=f"u{number}") for number in range(60)]
