@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from deviceplugin import observed, registry
+from deviceplugin import observed, registry, vendorlocks
 from deviceplugin.allocation.allocator import Surroundings
 from deviceplugin.allocation.deferred import GrantSource, ShareOfIds
 from deviceplugin.allocation.modes import Mode
@@ -309,7 +309,13 @@ class Agent:
             Path(config.paths.run_dir),
             deferred=config.allocation == "scheduled-deferred",
         )
-        return node, Announcer(node, self.readiness)
+        run_dir = Path(config.paths.run_dir)
+        return node, Announcer(node, self.readiness, lambda: self._others(run_dir))
+
+    def _others(self, run_dir: Path) -> frozenset[str]:
+        """The vendors that other agents serve on this node. Raises `OSError`."""
+        mine = {name for name, runtime in self.runtimes.items() if runtime.serves}
+        return frozenset(vendorlocks.held(run_dir)) - mine
 
     async def _watch_directories(self, config: Config, around: Surroundings) -> None:
         """Wake the servers at every change; write CDI files again that somebody removed."""

@@ -7,12 +7,12 @@ nobody serves (hami-nvidia-node.md 2.7, 9.1).
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
+from deviceplugin import vendorlocks
 from deviceplugin.api.hami.keys import MUTEX_LOCK
 from deviceplugin.apiserver.client import JSON_PATCH, MERGE_PATCH, Api, ApiError, Path
 from deviceplugin.apiserver.objects import Pod, node, pod
@@ -42,15 +42,12 @@ class Item:
 
 def check_idle(run_dir: FilePath) -> None:
     """Raises `InUseError` while an agent holds one of the locks of its vendors."""
-    for path in sorted(run_dir.glob("*.lock")):
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUseError(
-                    f"an agent that serves {path.stem} runs on this node (lock {path}): stop it "
-                    "first, or it would put back what is removed"
-                ) from None
+    for vendor in vendorlocks.held(run_dir):
+        raise InUseError(
+            f"an agent that serves {vendor} runs on this node (lock "
+            f"{vendorlocks.lock_file(run_dir, vendor)}): stop it first, or it would put back what "
+            "is removed"
+        )
 
 
 def file_items(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 
-from deviceplugin import formersplits, health, splitting
+from deviceplugin import formersplits, health, splitting, vendorlocks
 from deviceplugin.allocation.allocator import ResourceAllocator, Surroundings
 from deviceplugin.allocation.identity import allocation_id
 from deviceplugin.cdi import Spec
@@ -128,6 +128,8 @@ class VendorRuntime:
         self._usages = Usages(timing.usage + timing.deadline, self._usage_unknown)
         self._usage_told = ""
         self._inventory = health.Inventory()
+        self.serves = False
+        """Whether this is the agent that serves the vendor on this node, and not one that waits."""
         self._specs: Sequence[Spec] = ()
         self._served: dict[str, _Served] = {}
         self._told = ""
@@ -169,8 +171,10 @@ class VendorRuntime:
         """Serve until cancelled; sockets are gone when this ends, and what was said of them."""
         try:
             with await self._lock():
+                self.serves = True
                 await self._run()
         finally:
+            self.serves = False
             self._readiness.clear(self.name)
 
     async def _run(self) -> None:
@@ -239,7 +243,7 @@ class VendorRuntime:
 
     async def _lock(self) -> TextIO:
         """Hold the node's lock for this vendor; wait while another agent has it."""
-        path = self._places.run_dir / f"{self.name}.lock"
+        path = vendorlocks.lock_file(self._places.run_dir, self.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
         told = False

@@ -5,7 +5,7 @@ an interval, and written again when somebody else removed them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,10 +41,15 @@ class Announcer:
         self,
         node: ScheduledNode,
         readiness: Readiness,
+        others: Callable[[], Collection[str]] = frozenset,
         interval: float = INTERVAL_SECONDS,
         retry: float = RETRY_SECONDS,
     ) -> None:
+        """`others` are the vendors that other agents serve on this node; blocking, may raise
+        `OSError`.
+        """
         self._node, self._readiness = node, readiness
+        self._others = others
         self._interval, self._retry = interval, retry
         self._offers: dict[str, Offer] = {}
         self._told: Mapping[str, str] = {}
@@ -86,10 +91,14 @@ class Announcer:
 
     async def announce(self) -> bool:
         """Bring the node in line; whether anything had to be written. Raises `ApiError`."""
-        offers = self._writable()
-        wanted = node_annotations(offers, deferred=self._node.deferred)
         current = (self._node.node or await self._node.fresh_node()).annotations
-        gone = self._to_remove(current, wanted, offers)
+        stale = await self._stale(current)
+        offers, withdrawn = self._writable(), frozenset(self._withdrawn)
+        wanted = node_annotations(offers, deferred=self._node.deferred)
+        shaken = {item.keys.handshake for item in offers}
+        # What we wrote a moment ago may not be seen yet.
+        there = current.keys() | self._told.keys()
+        gone = {*stale, *withdrawn} & there - wanted.keys() - shaken
         ours = {*wanted, *owned(current), *(item.keys.handshake for item in offers)} - gone
         if named := sorted(key for key in ours if key and key != OWNED_ANNOTATION):
             wanted[OWNED_ANNOTATION] = ",".join(named)
@@ -105,7 +114,7 @@ class Announcer:
             )
             self._log.info("announced", annotations=sorted(patch))
         self._told = wanted
-        self._withdrawn.clear()
+        self._withdrawn -= withdrawn
         return bool(patch)
 
     def _writable(self) -> tuple[Offer, ...]:
@@ -123,13 +132,16 @@ class Announcer:
                 found.append(item)
         return tuple(found)
 
-    def _to_remove(
-        self, current: Mapping[str, str], wanted: Mapping[str, str], offers: Sequence[Offer]
-    ) -> set[str]:
-        """What the node should not have any more: annotations of resources that ended, and, once
-        every vendor has had time to speak up, those that an agent before us left.
+    async def _stale(self, current: Mapping[str, str]) -> frozenset[str]:
+        """What an agent before us may have left, once every vendor has had time to speak up.
+        Nothing while another agent serves vendors here, whose annotations are ours, too.
         """
-        late = asyncio.get_running_loop().time() - self._started > SETTLE_SECONDS
-        stale = owned(current) - {OWNED_ANNOTATION} if late else frozenset()
-        shaken = {item.keys.handshake for item in offers}
-        return {*stale, *self._withdrawn} & current.keys() - wanted.keys() - shaken
+        found = owned(current) - {OWNED_ANNOTATION}
+        if asyncio.get_running_loop().time() - self._started <= SETTLE_SECONDS or not found:
+            return frozenset()
+        try:
+            alone = not await asyncio.to_thread(self._others)
+        except OSError as error:
+            self._log.warning("other agents of this node are unknown", reason=str(error))
+            alone = False
+        return found if alone else frozenset()

@@ -506,6 +506,33 @@ async def test_the_node_says_what_it_has_and_restores_what_is_removed(cluster: C
     assert not await agent.announcer.announce()
 
 
+async def test_agents_that_divide_a_node_leave_each_others_things_alone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deviceplugin.scheduled.announcer.SETTLE_SECONDS", 0.0)
+    found = load_registry()
+    second = replace(found.vendors["mock"], name="second")
+    registry = Registry({**found.vendors, "second": second}, ())
+    sections = {**SMALL, "second": {**SMALL["mock"], "resource": "b.c/d", "word": "DCU"}}
+    one = cluster.start_agent(sections, registry, vendors=("mock",), **DEFERRED)
+    await cluster.ready(KEYS, RESOURCE)
+    other = cluster.start_agent(sections, registry, vendors=("second",), **DEFERRED)
+    await cluster.kubelet.wait_registered("b.c/d")
+    theirs = str(VENDORS["DCU"].register)
+    await cluster.settled(lambda: theirs in cluster.node_annotations())
+    for agent in (one, other):
+        node, announcer = agent.scheduled, agent.announcer
+        assert node is not None
+        assert announcer is not None
+        await cluster.until(lambda node=node: node.node and theirs in node.node.annotations)
+        await announcer.announce()
+        assert {theirs, str(KEYS.register)} <= cluster.node_annotations().keys()
+    await cluster.stop_agent(other)
+    assert one.announcer is not None
+    await one.announcer.announce()
+    assert theirs not in cluster.node_annotations(), "nobody serves it any more"
+
+
 async def test_cleanup_leaves_nothing(cluster: Cluster) -> None:
     agent = cluster.start_agent(SMALL, **DEFERRED)
     a, _ = await cluster.ready(KEYS, RESOURCE)
