@@ -23,6 +23,7 @@ from deviceplugin.kubelet.resource import Resource
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import (
+    AnswerReader,
     ContainerEdits,
     DriverError,
     Examiner,
@@ -88,6 +89,7 @@ class ResourceAllocator:
         self._vendor, self._backend, self._around = vendor, backend, around
         # Asked at every Allocate; looking through a protocol takes longer than the rest of it.
         self._safeguarded = backend if isinstance(backend, Safeguarded) else None
+        self._reader = backend if isinstance(backend, AnswerReader) else None
         self._exposed = backend if isinstance(backend, RuntimeExposed) else None
         self._partition = partition
         self._partitions: dict[tuple[str, str], str] = {}
@@ -283,7 +285,7 @@ class ResourceAllocator:
 
     def _ask(self, table: Table, ids: Sequence[str]) -> Ask:
         name = allocation_id(self._resource.name, ids)
-        return Ask(self._vendor, self.plan, table, tuple(ids), name)
+        return Ask(self._vendor, self.plan, table, tuple(ids), name, self._reader)
 
     def _rendered(self, ask: Ask, granted: Granted) -> Injection:
         """What the node must have for a grant. Raises `RefusalError`."""

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from deviceplugin.kubelet.podresources import Holding
 from deviceplugin.splitting import Table
-from deviceplugin.vendor import Grant, Owner, ResourcePlan
+from deviceplugin.vendor import AnswerReader, Grant, Owner, ResourcePlan
 
 __all__ = ["Ask", "Granted", "Mode"]
 
@@ -22,7 +22,7 @@ __all__ = ["Ask", "Granted", "Mode"]
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Kubelet's question: these ids, each once and in the table's order. `allocation_id` is the
-    name of what they become.
+    name of what they become; `reader` is the vendor's way to read an answer back, where it has one.
     """
 
     vendor: str
@@ -30,6 +30,7 @@ class Ask:
     table: Table
     ids: tuple[str, ...]
     allocation_id: str
+    reader: AnswerReader | None = None
 
 
 @dataclass(frozen=True, slots=True)

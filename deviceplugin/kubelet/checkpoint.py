@@ -34,13 +34,12 @@ class Entry:
     answer: str = ""
     """The answer to Allocate as kubelet keeps it: a serialized message in base64."""
 
-    def annotations(self) -> Mapping[str, str]:
-        """The annotations of that answer; none where it cannot be read."""
+    def response(self) -> pb.ContainerAllocateResponse:
+        """That answer; an empty one where it cannot be read."""
         try:
-            message = pb.ContainerAllocateResponse.FromString(self._raw())
+            return pb.ContainerAllocateResponse.FromString(self._raw())
         except DecodeError:
-            return {}
-        return dict(message.annotations)
+            return pb.ContainerAllocateResponse()
 
     def mentions(self, text: str) -> bool:
         """Whether the text stands anywhere in that answer."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from deviceplugin.allocation.handed import handed
 from deviceplugin.allocation.modes import Ask, Granted
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME, VGPU_NODE, VendorKeys
@@ -322,7 +323,7 @@ class Locked:
         for entry in entries or ():
             if (entry.pod_uid, entry.container, entry.resource, entry.ids) != mine:
                 continue
-            owner = entry.annotations().get(OWNER_ANNOTATION + ask.vendor)
+            owner = entry.response().annotations.get(OWNER_ANNOTATION + ask.vendor)
             if owner is not None:
                 return owner == f"{asker.pod.uid}/{asker.container.name}"
             return self._names_just_its_own(entry, ask, asker)
@@ -356,8 +357,8 @@ class Locked:
             record = granting.new_record(self._node, ask, asker, self._keys, held=True)
         except (NoGrantError, NotAdmissibleError):
             return False
-        named = {uuid for uuid in ask.table.devices if entry.mentions(uuid)}
-        return named == {share.uuid for share in record.shares}
+        found = handed(entry.response(), tuple(ask.table.devices.values()), ask.reader)
+        return found == {share.uuid for share in record.shares}
 
     def _granted(self, ask: Ask, record: Record, asker: Asker) -> Granted:
         owner = f"{record.pod_uid}/{record.container}"

@@ -18,7 +18,7 @@ Units are in the names: ``_mib`` is MiB (2**20 bytes), ``_percent`` is percent o
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -28,6 +28,7 @@ from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.cdi.model import DeviceNode, Hook, Mount, Spec
 
 __all__ = [
+    "AnswerReader",
     "ContainerEdits",
     "DeviceNode",
     "DriverError",
@@ -469,6 +470,22 @@ class Preferrer(Protocol):
         size: int,
     ) -> Sequence[str]:
         """The uuids of `size` devices, `must_include` among them. Pure."""
+
+
+@runtime_checkable
+class AnswerReader(Protocol):
+    """Containers are told of their devices by number, and by neither uuid nor device node, which
+    the framework recognises by itself.
+    """
+
+    def handed(
+        self, answer: ContainerEdits, devices: Sequence[PhysicalDevice]
+    ) -> Collection[str] | None:
+        """The uuids of those of the resource's `devices` that an answer to Allocate hands over,
+        whichever plugin of this vendor's cards gave it; None where it does not say so in the
+        vendor's way. Pure. What kubelet keeps of another plugin's answer proves whose devices a
+        container has. Raises `ValueError` for an answer that hands over anything else.
+        """
 
 
 @runtime_checkable

@@ -30,7 +30,7 @@ def test_entries_carry_uid_ids_of_all_numa_nodes_and_the_answer(tmp_path: Path) 
     (entry,) = Checkpoint(tmp_path).entries() or ()
     assert (entry.pod_uid, entry.container, entry.resource) == ("uid-1", "main", "a.b/c")
     assert entry.ids == {"x", "y"}
-    assert entry.annotations() == {"grant.deviceplugin.dev/v": "uid-1/main"}
+    assert entry.response().annotations == {"grant.deviceplugin.dev/v": "uid-1/main"}
     assert entry.mentions("GPU-1")
     assert not entry.mentions("GPU-2")
 
@@ -61,4 +61,4 @@ def test_an_answer_that_is_no_message_says_nothing(tmp_path: Path) -> None:
     entry = kubelets.Entry("u", "c", "a.b/c", {"-1": ("x",)}, b"\xff" * 30)
     kubelets.write(tmp_path, kubelets.Checkpoint((entry,), {}))
     (read,) = Checkpoint(tmp_path).entries() or ()
-    assert read.annotations() == {}
+    assert read.response() == pb.ContainerAllocateResponse()

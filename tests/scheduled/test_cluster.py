@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from deviceplugin.scheduled.registration import MODE_ANNOTATION, OWNED_ANNOTATIO
 from deviceplugin.testing.cluster import NODE, Cluster, devices, manifest
 from deviceplugin.testing.kubelet import ContainerConfig, StartError
 from deviceplugin.testing.scheduling import Habit, Wish
+from deviceplugin.vendor import ContainerEdits, PhysicalDevice
 from deviceplugin.vendors.mock.configuration import KEYS_OF_OUR_OWN as KEYS
 
 RESOURCE = "mock.deviceplugin.dev/gpu"
@@ -265,6 +267,35 @@ async def test_another_plugins_grant_is_adopted_with_proof(cluster: Cluster) -> 
         while agent.scheduled is None or not list(agent.scheduled.ledger):
             await asyncio.sleep(0.02)
     assert [share.uuid for record in agent.scheduled.ledger for share in record.shares] == [a]
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_what_another_plugin_handed_over_is_read_as_its_vendor_does(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """The answer that kubelet keeps does not say whose it is."""
+    first = cluster.start_agent(SMALL, **LOCKED)
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
+    assert (await cluster.run("default", "p")).failure == ""
+    await cluster.stop_agent(first)
+    (cluster.root / "run" / "grants.json").unlink()
+
+    def read(_: object, answer: ContainerEdits, cards: Sequence[PhysicalDevice]) -> list[str]:
+        assert answer.env["MOCK_VISIBLE_DEVICES"] == a
+        assert [card.uuid for card in cards] == [a, b]
+        return [a if own else b]
+
+    monkeypatch.setattr("deviceplugin.scheduled.locked.OWNER_ANNOTATION", "other.dev/")
+    monkeypatch.setattr("deviceplugin.vendors.mock.node.MockNode.handed", read, raising=False)
+    cluster.start_agent(SMALL, **LOCKED)
+    await cluster.kubelet.wait_registered(RESOURCE)
+    if own:
+        assert seen(cluster, await cluster.start("default", "p", "c0", 10.0)) == gets(100, 1, a)
+    else:
+        with pytest.raises(StartError, match=r"were given to nobody.*delete it"):
+            await cluster.start("default", "p", "c0", 2.0)
 
 
 async def test_ids_that_were_given_to_another_pod_start_nothing(cluster: Cluster) -> None:

@@ -8,19 +8,25 @@ no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
-from deviceplugin.vendor import ContainerEdits, Grant, Owner
+from deviceplugin.vendor import ContainerEdits, Grant, Owner, PhysicalDevice
 from deviceplugin.vendors.ascend.chips import Chip, Template, cores_in_name
 from deviceplugin.vendors.ascend.configuration import Configuration
 from deviceplugin.vendors.ascend.discovery import PHYSICAL
 
-__all__ = ["OPTIONS", "SPECS", "VISIBLE", "edits"]
+__all__ = ["OPTIONS", "SPECS", "VISIBLE", "edits", "handed"]
 
 VISIBLE = "ASCEND_VISIBLE_DEVICES"
 SPECS = "ASCEND_VNPU_SPECS"
 OPTIONS = "ASCEND_RUNTIME_OPTIONS"
 VIRTUAL = "VIRTUAL"
+
+MOST_VISIBLE = 128
+"""NPUs of one range."""
+
+_VISIBLE = re.compile(r"((Ascend\w*|npu)-)?(?P<first>\d{1,4})(-(?P<last>\d{1,4}))?", re.ASCII)
 
 _ONE_TABLE = "give the node and its scheduler one and the same section vnpus"
 
@@ -48,6 +54,29 @@ def edits(
             )
         env[SPECS] = template
     return ContainerEdits(env=env)
+
+
+def handed(answer: ContainerEdits, devices: Sequence[PhysicalDevice]) -> Collection[str] | None:
+    """The NPUs that the variable names, in each form that the runtime takes: numbers, ranges of
+    them, and names that end in one (ascend-and-mock.md A.9). Raises `ValueError` for what no NPU of
+    these has.
+    """
+    if (text := answer.env.get(VISIBLE)) is None:
+        return None
+    if VIRTUAL in answer.env.get(OPTIONS, ""):
+        raise ValueError(f"{VISIBLE} names vNPUs, which do not tell their NPU")
+    by_number = {device.attributes.get(PHYSICAL): device.uuid for device in devices}
+    found = []
+    for piece in text.split(","):
+        parsed = _VISIBLE.fullmatch(piece.strip())
+        if parsed is None:
+            raise ValueError(f"{VISIBLE} names {piece!r:.40}, which is no NPU")
+        first, last = int(parsed["first"]), int(parsed["last"] or parsed["first"])
+        for number in range(first, min(last, first + MOST_VISIBLE) + 1):
+            if (uuid := by_number.get(str(number))) is None:
+                raise ValueError(f"{VISIBLE} names NPU {number}, which is none of these")
+            found.append(uuid)
+    return found
 
 
 def _chip(configuration: Configuration, grant: Grant) -> Chip:

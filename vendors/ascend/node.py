@@ -6,7 +6,7 @@ Source: ascend-and-mock.md A.5 to A.9.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from deviceplugin.vendor import (
     Grant,
     NodeDevice,
     Owner,
+    PhysicalDevice,
     ResourcePlan,
     Sharing,
     Snapshot,
@@ -143,6 +144,12 @@ class AscendNode:
     def edits(self, grants: Sequence[Grant], owner: Owner) -> ContainerEdits:
         """What ascend-docker-runtime goes by. Pure. Raises `ValueError`."""
         return handover.edits(grants, owner, self._configuration, by_cdi=self._by_cdi)
+
+    def handed(
+        self, answer: ContainerEdits, devices: Sequence[PhysicalDevice]
+    ) -> Collection[str] | None:
+        """The NPUs by their physical numbers. Pure. Raises `ValueError`."""
+        return handover.handed(answer, devices)
 
     def impediment(self, plan: ResourcePlan) -> str:
         """Without the runtime containers would start, and find no NPU."""

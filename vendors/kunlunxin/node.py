@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from deviceplugin.vendor import (
     Grant,
     NodeDevice,
     Owner,
+    PhysicalDevice,
     ResourcePlan,
     Sharing,
     Snapshot,
@@ -25,6 +26,7 @@ from deviceplugin.vendor.registered import node_device
 from deviceplugin.vendors.kunlunxin.configuration import configuration
 
 WHOLE, SLICES = VENDORS["kunlun"], VENDORS["XPU"]
+VISIBLE = "CXPU_VISIBLE_DEVICES"
 CONTROL = "/dev/xpuctrl"
 MIB = 1 << 20
 SLOTS = 4
@@ -87,7 +89,7 @@ class KunlunxinNode:
         `ValueError` where they have not.
         """
         env = {
-            "CXPU_VISIBLE_DEVICES": ",".join(grant.device.index for grant in grants),
+            VISIBLE: ",".join(grant.device.index for grant in grants),
             "XPU_VISIBLE_DEVICES": ",".join(str(i) for i in range(len(grants))),
         }
         limits = {grant.memory_mib for grant in grants if _is_limited(grant)}
@@ -100,6 +102,22 @@ class KunlunxinNode:
             env["CXPU_CONTAINER_MEMORY_LIMIT"] = str((limit or 0) * MIB * len(grants))
         nodes = (CONTROL, *(node for grant in grants for node in grant.device.device_nodes))
         return ContainerEdits(env, tuple(DeviceNode(node, permissions="rw") for node in nodes))
+
+    def handed(
+        self, answer: ContainerEdits, devices: Sequence[PhysicalDevice]
+    ) -> Collection[str] | None:
+        """The cards by the numbers that the container toolkit goes by. Pure. Raises `ValueError`
+        for others.
+        """
+        text = answer.env.get(VISIBLE)
+        return None if text is None else _numbered(text, devices)
+
+
+def _numbered(text: str, devices: Sequence[PhysicalDevice]) -> Collection[str]:
+    by_number = {device.index: device.uuid for device in devices}
+    if strange := sorted(set(text.split(",")) - by_number.keys()):
+        raise ValueError(f"{VISIBLE} names {strange[0]!r:.40}, which is none of these cards")
+    return [by_number[number] for number in text.split(",")]
 
 
 def _is_limited(grant: Grant) -> bool:

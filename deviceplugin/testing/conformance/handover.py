@@ -12,13 +12,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from deviceplugin.allocation.handed import handed
 from deviceplugin.cdi import CDIError
 from deviceplugin.cdi import check as check_cdi
 from deviceplugin.injection.render import CannotInjectError, Strategy, render
 from deviceplugin.kubelet.service import container_response
 from deviceplugin.testing.conformance.model import Check, NotApplicableError, Wrong
 from deviceplugin.testing.conformance.subject import Offered, Subject, subject
-from deviceplugin.vendor import ContainerEdits, Grant, RuntimeExposed, Slotted, Vendor
+from deviceplugin.vendor import AnswerReader, ContainerEdits, Grant, RuntimeExposed, Slotted, Vendor
 
 __all__ = ["CHECKS", "fingerprint"]
 
@@ -123,6 +124,24 @@ def _own(subject: Subject) -> Wrong:
                     f"{by_answer[answer]}: nothing says which device is its own"
                 )
                 return
+
+
+def _read_back(subject: Subject) -> Wrong:
+    node = subject.node
+    if not isinstance(node, AnswerReader):
+        raise NotApplicableError("no handed(): uuids or device nodes tell")
+    exposure = node.exposure() if isinstance(node, RuntimeExposed) else None
+    for item, grants, edits in _edits(subject):
+        plain = replace(edits, hooks=(), additional_gids=())
+        made = render(subject.vendor.name, "conformance", grants, plain, exposure, DIRECT)
+        told = handed(container_response(made), tuple(item.table.devices.values()), node)
+        wanted = {grant.device.uuid for grant in grants}
+        if told != wanted:
+            yield (
+                f"{item.plan.resource}: handed() reads what a container with "
+                f"{', '.join(sorted(wanted))} gets as {', '.join(sorted(told)) or 'nothing'}"
+            )
+            return
 
 
 def _limits(subject: Subject) -> Wrong:
@@ -261,6 +280,12 @@ CHECKS = (
         "containers with different devices get different things",
         "all containers use the first card and nobody knows why it is slow",
         _own,
+    ),
+    Check(
+        "read-back",
+        "handed() finds the devices that edits() hands over",
+        "a container that another plugin served starts with another's devices, or not again",
+        _read_back,
     ),
     Check(
         "limits",

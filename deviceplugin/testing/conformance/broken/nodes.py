@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from deviceplugin.testing.conformance.broken.sound import Node
@@ -16,6 +16,7 @@ from deviceplugin.vendor import (
     Mount,
     NodeDevice,
     Owner,
+    PhysicalDevice,
     ResourcePlan,
     Snapshot,
     VendorSettings,
@@ -119,6 +120,16 @@ class Refusing(Node):
         if any(grant.device.index == "1" for grant in grants):
             raise ValueError("card 1 is reserved")
         return super().edits(grants, owner)
+
+
+class Misreading(Node):
+    """Takes every card for the first."""
+
+    def handed(
+        self, answer: ContainerEdits, devices: Sequence[PhysicalDevice]
+    ) -> Collection[str] | None:
+        """Whatever was handed over."""
+        return [devices[0].uuid]
 
 
 class EmptyVariable(Node):

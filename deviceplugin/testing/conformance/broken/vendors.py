@@ -47,6 +47,7 @@ VENDORS: Mapping[str, tuple[Vendor, ...]] = MappingProxyType(
         "cdi": (_vendor("nodes:NoHook"),),
         "response": (_vendor("nodes:EmptyVariable"), _vendor("nodes:RelativePath")),
         "own-device": (_vendor("nodes:SameForAll"),),
+        "read-back": (_vendor("nodes:Misreading"),),
         "limits": (_vendor("nodes:Unlimited"),),
         "edits-pure": (_vendor("nodes:Remembering"),),
         "edits-steady": (_vendor("nodes:Unordered"),),
