@@ -29,6 +29,11 @@ class Pods:
         return self._reflector.synced
 
     @property
+    def changes(self) -> int:
+        """Goes up with every change and every whole list."""
+        return self._reflector.changes
+
+    @property
     def problem(self) -> str:
         """Why nothing new is heard now; empty while the watch is open."""
         return self._reflector.problem

@@ -48,8 +48,8 @@ class Deferred:
         """The grant of the container that kubelet names. Raises `RefusalError`."""
         await self._node.recall()
         asker = await self._node.identity.find(ask.plan.resource, ask.ids, self._node.ledger)
-        record = await granting.settle(
-            self._node, asker, lambda: self._record(ask, asker), Blame.TRY_AGAIN
+        record, asker = await granting.settle(
+            self._node, asker, lambda now: self._record(ask, now), Blame.TRY_AGAIN
         )
         return granting.granted(self._node, ask, record, asker)
 

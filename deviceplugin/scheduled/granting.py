@@ -158,10 +158,11 @@ async def remember(node: ScheduledNode, record: Record) -> None:
 
 
 async def settle(
-    node: ScheduledNode, asker: Asker, attempt: Callable[[], Record], blame: Blame
-) -> Record:
+    node: ScheduledNode, asker: Asker, attempt: Callable[[Asker], Record], blame: Blame
+) -> tuple[Record, Asker]:
     """Decide and remember in one go, so that two never take the same room. What is missing may be
-    on its way and what is in the way may be ending, so those are waited for a few seconds.
+    on its way and what is in the way may be ending, so those are waited for a few seconds; every
+    `attempt` is given the asker with his pod as it is then, and the last of them is answered, too.
 
     Raises `RefusalError`.
     """
@@ -170,9 +171,13 @@ async def settle(
     while True:
         try:
             async with node.deciding:
-                record = attempt()
+                pod = node.pods.by_uid(asker.pod.uid)
+                if pod is None or pod.ended or pod.deleting:
+                    raise RefusalError(f"pod {asker.pod.key} is over", "pod-gone", blame)
+                asker = Asker(pod, asker.container)
+                record = attempt(asker)
                 await remember(node, record)
-                return record
+                return record, asker
         except NoGrantError as error:
             refusal = RefusalError(f"{asker.name}: {error}", NO_GRANT, blame)
         except NotAdmissibleError as error:

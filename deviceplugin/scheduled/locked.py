@@ -86,15 +86,15 @@ class Locked:
             await granting.remember(self._node, record)
             return self._granted(ask, record, self._asker(record))
 
-        def attempt() -> Record:
-            return granting.new_record(self._node, ask, found.asker, self._keys)
+        def attempt(asker: Asker) -> Record:
+            return granting.new_record(self._node, ask, asker, self._keys)
 
         try:
-            record = await granting.settle(self._node, found.asker, attempt, Blame.NODE)
+            record, asker = await granting.settle(self._node, found.asker, attempt, Blame.NODE)
         except RefusalError:
             self._node.pod_failed(found.pod)
             raise
-        return self._granted(ask, record, found.asker)
+        return self._granted(ask, record, asker)
 
     async def commit(self, ask: Ask, granted: Granted) -> None:
         """Take the container's part out of the pod's annotation: one conditional write.
@@ -300,12 +300,13 @@ class Locked:
         resource, ids = ask.plan.resource, frozenset(ask.ids)
         if await self._proof(ask, asker):
             self._log.warning("grant without a record, made anew", owner=asker.name)
-            return await granting.settle(
+            record, _ = await granting.settle(
                 self._node,
                 asker,
-                lambda: granting.new_record(self._node, ask, asker, self._keys, held=True),
+                lambda now: granting.new_record(self._node, ask, now, self._keys, held=True),
                 Blame.TRY_AGAIN,
             )
+            return record
         meant = ", ".join(r.owner for r in self._node.ledger.with_ids(resource, ids)) or "nobody"
         raise RefusalError(
             f"{resource}: the devices that {asker.name} holds were given to {meant}; the pod "

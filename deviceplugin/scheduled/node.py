@@ -101,9 +101,15 @@ class ScheduledNode:
 
     async def news(self, seconds: float) -> None:
         """Wait for any change of the node or its pods, at most so long."""
+        # Counted now: what comes before the waiting has begun is news, too.
+        before = (self._node.changes, self.pods.changes)
+
+        def came() -> bool:
+            return (self._node.changes, self.pods.changes) != before
+
         waits = [
-            asyncio.ensure_future(self._node.news(seconds)),
-            asyncio.ensure_future(self.pods.news(seconds)),
+            asyncio.ensure_future(self._node.wait_for(came, seconds)),
+            asyncio.ensure_future(self.pods.wait_for(came, seconds)),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -200,6 +200,37 @@ async def test_an_error_of_ours_after_the_decision_frees_the_node_as_well(
     assert list(agent.scheduled.ledger) == []
 
 
+async def test_a_grant_that_comes_after_kubelets_question_is_waited_for(cluster: Cluster) -> None:
+    """Also where the container that asks was found before."""
+    agent = cluster.start_agent(SMALL, **DEFERRED)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await asyncio.to_thread(cluster.scheduler().bind, "default", "p")
+    assert await cluster.admit("default", "p") is None
+    uid = cluster.server.get("pods", "p", "default")["metadata"]["uid"]
+    start = asyncio.create_task(cluster.kubelet.start_container(uid, "c0"))
+    await cluster.until(lambda: cluster.kubelet.in_flight("PreStartContainer"))
+    node = agent.scheduled
+    assert node is not None
+    await cluster.until(lambda: node.pods.by_uid(uid))
+    await asyncio.sleep(0.3)  # the asker is found, and there is no grant
+    wish = Wish(KEYS, [devices(KEYS, (a, 100, 1))])
+    await asyncio.to_thread(cluster.scheduler().filter, "default", "p", wish)
+    assert seen(cluster, await start) == gets(100, 1, a)
+
+
+async def test_news_that_come_before_the_waiting_began_are_news(cluster: Cluster) -> None:
+    agent = cluster.start_agent(SMALL, **DEFERRED)
+    await cluster.ready(KEYS, RESOURCE)
+    node = agent.scheduled
+    assert node is not None
+    await cluster.until(lambda: node.pods.synced)
+    waiting = node.news(3600.0)
+    asyncio.get_running_loop().call_soon(node.pods._reflector._tell)
+    async with asyncio.timeout(10):
+        await waiting
+
+
 async def test_what_one_pod_holds_no_other_gets(cluster: Cluster, monkeypatch: Any) -> None:
     monkeypatch.setattr("deviceplugin.scheduled.granting.PATIENCE_SECONDS", 0.2)
     cluster.start_agent(SMALL, **DEFERRED)
