@@ -67,6 +67,8 @@ class Reflector(Generic[T]):
         """Whether a whole list has been seen since the start."""
         self.problem = ""
         """Why nothing new is heard now; empty while the watch is open."""
+        self._learned: dict[str, int] = {}
+        """The versions of objects that were learned ahead of the watch."""
         self._stopping = threading.Event()
         self._stream: Stream | None = None
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
@@ -195,7 +197,7 @@ class Reflector(Generic[T]):
         try:
             event = json.loads(line)
             kind, item = event["type"], event["object"]
-            version = str((item.get("metadata") or {}).get("resourceVersion", ""))
+            version = _version(item)
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
             raise ApiError(f"WATCH {self._path}: not an event: {line[:200]!r}") from None
         if kind == "ERROR":
@@ -203,9 +205,9 @@ class Reflector(Generic[T]):
                 raise ExpiredError
             raise ApiError(f"WATCH {self._path}: {item.get('message')}", int(item.get("code") or 0))
         if kind in ("ADDED", "MODIFIED"):
-            self._call(loop, self._set, _key(item), self._projected(item))
+            self._call(loop, self._hear, _key(item), version, self._projected(item))
         elif kind == "DELETED":
-            self._call(loop, self._set, _key(item), None)
+            self._call(loop, self._hear, _key(item), version, None)
         return version
 
     def _projected(self, item: Mapping[str, Any]) -> T | None:
@@ -224,13 +226,17 @@ class Reflector(Generic[T]):
     # --- on the loop ---
 
     def learn(self, item: Mapping[str, Any]) -> None:
-        """Take in an object that a write was answered with, ahead of the watch. An older event
-        that is still under way may undo this for a moment.
+        """Take in an object that a write was answered with, ahead of the watch. What is older and
+        still under way does not undo it.
         """
-        if _key(item) in self.objects:
-            self._set(_key(item), self._projected(item))
+        key, version = _key(item), _version(item)
+        if key in self.objects:
+            if version.isdecimal():
+                self._learned[key] = int(version)
+            self._set(key, self._projected(item))
 
     def _replace(self, found: dict[str, T]) -> None:
+        self._learned.clear()  # a server that was restored from a backup counts anew
         for key in self.objects.keys() - found.keys():
             self._set(key, None)
         for key, item in found.items():
@@ -238,6 +244,14 @@ class Reflector(Generic[T]):
                 self._set(key, item)
         self.synced = True
         self._tell()
+
+    def _hear(self, key: str, version: str, new: T | None) -> None:
+        learned = self._learned.get(key)
+        if learned is not None and version.isdecimal():
+            if int(version) < learned:
+                return
+            del self._learned[key]
+        self._set(key, new)
 
     def _set(self, key: str, new: T | None) -> None:
         old = self.objects.get(key)
@@ -267,6 +281,10 @@ class Reflector(Generic[T]):
         for waiter, found in self._waiting.items():
             if not waiter.done() and found():
                 waiter.set_result(None)
+
+
+def _version(item: Mapping[str, Any]) -> str:
+    return str((item.get("metadata") or {}).get("resourceVersion", ""))
 
 
 def _key(item: Mapping[str, Any]) -> str:

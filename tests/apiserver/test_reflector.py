@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path as FilePath
@@ -53,6 +54,21 @@ async def test_changes_arrive_and_are_told_once(followed: Any) -> None:
         (False, False),
         (False, True),
     ]
+
+
+async def test_an_event_from_before_a_write_does_not_undo_what_it_was_answered_with(
+    followed: Any,
+) -> None:
+    running, reflector, changes = followed
+    before = running.create("pods", made("a"))
+    assert await known(reflector, "a")
+    running.patch("pods", "a", {"metadata": {"annotations": {"x": "1"}}}, "default")
+    reflector.learn(running.get("pods", "a", "default"))
+    late = json.dumps({"type": "MODIFIED", "object": before}).encode()
+    reflector._take(asyncio.get_running_loop(), late)
+    running.create("pods", made("b"))
+    assert await known(reflector, "a", "b")
+    assert {change.new.annotations.get("x") for change in changes[1:-1]} == {"1"}
 
 
 @pytest.mark.parametrize("rounds", range(3))
