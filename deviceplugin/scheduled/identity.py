@@ -54,11 +54,21 @@ def candidates(
         (pods.get(held.namespace, held.pod), held) for held in holder(holdings, resource, wanted)
     ]
     remembered = [e for e in entries or () if e.resource == resource and e.ids == wanted]
+    if listed and entries is not None and not remembered:
+        return (), "kubelet's own record does not name anybody for these ids yet"
     for pod, held in listed:
         if pod is None:
             return (), f"pod {held.namespace}/{held.pod} is not known yet on this node"
         if remembered and pod.uid not in {entry.pod_uid for entry in remembered}:
             return (), f"another pod than {pod.key} with uid {pod.uid} holds these ids"
+        if not remembered and any(
+            c.is_ordinary_init and c.requests.get(resource) for c in pod.init_containers
+        ):
+            return (), (
+                f"kubelet's own record cannot be read, and without it none of the init containers "
+                f"of pod {pod.key} can be told from {held.container}; see that the agent's mount "
+                "of kubelet's directory of device plugins is whole"
+            )
     found = {}
     for pod, name in [
         *((pod, held.container) for pod, held in listed),

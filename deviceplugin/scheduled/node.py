@@ -146,7 +146,8 @@ class ScheduledNode:
 
     def release(self, pod: Pod) -> None:
         """Remove the node's lock if it is this pod's."""
-        self.writer.submit(f"unlock {pod.key}", lambda: self._unlock(pod))
+        seen = self.node.annotations.get(MUTEX_LOCK) if self.node else None
+        self.writer.submit(f"unlock {pod.key}", lambda: self._unlock(pod, seen))
 
     def others_left(self, pod: Pod) -> bool:
         """Whether containers of the pod still wait for a plugin, ours or another's."""
@@ -206,10 +207,13 @@ class ScheduledNode:
             raise
         return True
 
-    async def _unlock(self, pod: Pod) -> bool:
+    async def _unlock(self, pod: Pod, seen: str | None) -> bool:
         value = (await self.fresh_node()).annotations.get(MUTEX_LOCK)
         if value is None or not owns(value, pod):
             return True
+        named = self.pods.get(pod.namespace, pod.name)
+        if value != seen and (named is None or named.uid != pod.uid):
+            return True  # a lock names no uid: it was taken since then, for the pod's namesake
         try:
             await self.api.patch(Path.node(self.name), patches.unlocked(value), JSON_PATCH)
         except ApiError as error:

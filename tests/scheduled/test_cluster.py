@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partialmethod
 from typing import Any
 
@@ -536,6 +536,27 @@ async def test_a_malformed_lock_is_named(cluster: Cluster, value: str) -> None:
     cluster.server.patch("pods", "p", {"metadata": {"labels": {"x": "y"}}}, "default")
     outcome = await cluster.run("default", "p")
     assert MUTEX_LOCK in outcome.failure
+
+
+async def test_the_lock_of_a_namesake_outlives_a_late_release(cluster: Cluster) -> None:
+    """The API server took no writes while the pod failed and was made anew."""
+    agent = cluster.start_agent(SMALL, **LOCKED)
+    await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, ("GPU-elsewhere", 100, 1)))
+    node = agent.scheduled
+    assert node is not None
+    await cluster.until(lambda: node.node and MUTEX_LOCK in node.node.annotations)
+    cluster.server.faults.conflicts.add(f"nodes/{NODE}")
+    assert "does not offer" in (await cluster.run("default", "p")).failure
+    cluster.delete("default", "p")
+    await cluster.until(lambda: node.pods.get("default", "p") is None)
+    cluster.server.faults.conflicts.clear()
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    taken = nodelock.encode(nodelock.NodeLock(later, "default", "p"))
+    cluster.server.patch("nodes", NODE, {"metadata": {"annotations": {MUTEX_LOCK: taken}}})
+    assert await node.writer.drain(15.0)
+    assert cluster.node_annotations()[MUTEX_LOCK] == taken
 
 
 async def test_a_lock_of_another_pod_is_never_touched(cluster: Cluster) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from deviceplugin.apiserver.objects import Pod
-from deviceplugin.scheduled.identity import Asker, choose
+from deviceplugin.apiserver.pods import Pods
+from deviceplugin.kubelet.checkpoint import Entry
+from deviceplugin.kubelet.podresources import Holding
+from deviceplugin.scheduled.identity import Asker, candidates, choose
 from deviceplugin.scheduled.ledger import Record
 
 RESOURCE = "nvidia.com/gpu"
@@ -82,3 +85,42 @@ def test_an_init_container_that_ended_badly_starts_again(make_pod: Callable[...,
     assert chosen(make_pod([("a", 1, 1)], init=(1,), initContainerStatuses=ended), 1)[0] == "i0"
     well = status(terminated={"exitCode": 0})
     assert chosen(make_pod([("a", 1, 1)], init=(1,), initContainerStatuses=well), 1)[0] == "c0"
+
+
+class FakePods:
+    """The pods that the watch shows."""
+
+    def __init__(self, *pods: Pod) -> None:
+        self._pods = pods
+
+    def get(self, namespace: str, name: str) -> Pod | None:
+        return next((p for p in self._pods if p.key == f"{namespace}/{name}"), None)
+
+    def by_uid(self, uid: str) -> Pod | None:
+        return next((p for p in self._pods if p.uid == uid), None)
+
+
+LISTED = Holding("default", "p", "c0", RESOURCE, frozenset({"x"}))
+
+
+def found(pod: Pod, entries: Sequence[Entry] | None) -> tuple[list[str], str]:
+    askers, why = candidates(RESOURCE, {"x"}, [LISTED], entries, cast(Pods, FakePods(pod)))
+    return [asker.container.name for asker in askers], why
+
+
+def test_a_record_of_kubelet_that_lags_behind_is_waited_for(make_pod: Callable[..., Pod]) -> None:
+    """A name alone may be that of a pod before."""
+    pod = make_pod([("a", 1, 1)])
+    assert found(pod, [])[0] == []
+    assert found(pod, [Entry(pod.uid, "c0", RESOURCE, frozenset({"x"}))])[0] == ["c0"]
+    assert found(pod, [Entry("before", "c0", RESOURCE, frozenset({"x"}))])[0] == []
+    assert found(pod, None)[0] == ["c0"]
+
+
+def test_without_kubelets_record_an_init_container_is_not_taken_for_a_later_one(
+    make_pod: Callable[..., Pod],
+) -> None:
+    nobody, why = found(make_pod([("a", 1, 1)], init=(1,)), None)
+    assert nobody == []
+    assert "cannot be read" in why
+    assert found(make_pod([("a", 1, 1)], init=(0,)), None)[0] == ["c0"]
