@@ -253,11 +253,26 @@ class ScheduledNode:
         self.release(pod)
 
     async def _keep_tidy(self) -> None:
-        """Pods that went while nobody watched make no event: look without one, too."""
+        """Pods that went while nobody watched make no event: look without one, too; and what an
+        agent before us could not tell schedulers any more is told.
+        """
         while True:
             if await self.pods.wait_for(lambda: self.pods.synced, TIDY_SECONDS):
                 await self._forget_gone()
+                self._tell_untold()
                 await asyncio.sleep(TIDY_SECONDS)
+
+    def _tell_untold(self) -> None:
+        """With locked grants the write comes before the answer, and nothing is owed."""
+        held: dict[str, set[str]] = {}
+        for record in self.living():
+            held.setdefault(record.pod_uid, set()).add(record.resource)
+        for pod in self.pods if self.deferred else ():
+            resources = held.get(pod.uid)
+            untold = pod.annotations.get(BIND_PHASE) == ALLOCATING
+            # Right after a start of ours it is not known yet which annotations are a resource's.
+            if untold and resources and resources <= self.served.keys():
+                self.pod_served(pod)
 
     async def _forget_gone(self) -> bool:
         """Grants of pods that are gone or over leave the ledger."""

@@ -510,6 +510,27 @@ async def test_a_conflict_for_ever_refuses_the_pod_and_says_so(cluster: Cluster)
     await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
 
 
+async def test_what_an_agent_could_not_report_any_more_the_next_one_does(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deviceplugin.scheduled.node.TIDY_SECONDS", 0.2)
+    first = cluster.start_agent(SMALL, **DEFERRED)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.OURS, KEYS, "p", devices(KEYS, (a, 100, 1)))
+    cluster.server.faults.deny.add(("patch", "pods"))
+    assert await cluster.admit("default", "p") is None
+    await cluster.start("default", "p", "c0", 5.0)
+    await cluster.stop_agent(first)
+    assert first.scheduled is not None
+    await first.scheduled.writer.drain(0.0)
+    cluster.server.faults.deny.clear()
+    assert cluster.pod_annotations("p")[BIND_PHASE] == "allocating"
+    cluster.start_agent(SMALL, **DEFERRED)
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
+    assert cluster.pod_annotations("p")[str(KEYS.to_allocate)] == ";"
+
+
 async def test_closed_and_expired_watches_are_taken_up_again(cluster: Cluster) -> None:
     cluster.start_agent(SMALL, **DEFERRED)
     a, _ = await cluster.ready(KEYS, RESOURCE)
