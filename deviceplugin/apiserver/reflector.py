@@ -131,13 +131,17 @@ class Reflector(Generic[T]):
                 if not version:
                     version = self._list(loop)
                     delay = BACKOFF_FIRST
-                version = self._watch(loop, version, stopping)
+                before, version = version, self._watch(loop, version, stopping)
                 delay = BACKOFF_FIRST
+                if version == before:  # a server that ends every watch at once is not asked so fast
+                    stopping.wait(BACKOFF_FIRST)
             except ExpiredError:
                 version = ""
+                stopping.wait(BACKOFF_FIRST)
             except ApiError as error:
                 if error.status == 410:
                     version = ""
+                    stopping.wait(BACKOFF_FIRST)
                     continue
                 if stopping.is_set():
                     return

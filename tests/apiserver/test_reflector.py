@@ -7,11 +7,11 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from deviceplugin.apiserver.client import PODS, Api
+from deviceplugin.apiserver.client import PODS, Api, ApiError
 from deviceplugin.apiserver.objects import Pod, pod
 from deviceplugin.apiserver.reflector import Change, Reflector
 from deviceplugin.testing.apiserver import ApiServer, server
@@ -69,6 +69,36 @@ async def test_an_event_from_before_a_write_does_not_undo_what_it_was_answered_w
     running.create("pods", made("b"))
     assert await known(reflector, "a", "b")
     assert {change.new.annotations.get("x") for change in changes[1:-1]} == {"1"}
+
+
+class Hasty:
+    """A server that ends every watch at once, or knows no version that it just told."""
+
+    def __init__(self, status: int) -> None:
+        self.status, self.asked = status, 0
+
+    def call(self, *_: object, **__: object) -> dict[str, Any]:
+        return {"metadata": {"resourceVersion": "1"}, "items": []}
+
+    def stream(self, *_: object) -> Any:
+        self.asked += 1
+        if self.status != 200:
+            raise ApiError("gone", self.status)
+        return iter(())
+
+
+@pytest.mark.parametrize("status", [200, 410])
+async def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_end(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deviceplugin.apiserver.reflector.BACKOFF_FIRST", 3600.0)
+    server = Hasty(status)
+    reflector = Reflector(cast(Api, server), PODS, pod, lambda _: None)
+    task = asyncio.create_task(reflector.run())
+    assert await reflector.wait_for(lambda: reflector.synced, 10)
+    await asyncio.sleep(0.3)
+    assert server.asked == 1
+    task.cancel()
 
 
 @pytest.mark.parametrize("rounds", range(3))
