@@ -36,6 +36,7 @@ __all__ = [
     "NodeOverride",
     "NvidiaSection",
     "merge_overrides",
+    "mode_warnings",
     "node_override_warnings",
     "nvidia_section_warnings",
     "parse_node_overrides",
@@ -92,7 +93,8 @@ class NvidiaSection:
     """The section ``nvidia``; memory in MiB, cores in percent, scalings as factors.
 
     The last group is ours and unknown to HAMi: an operating mode and a filter for all nodes, and
-    `allow_disable_control`, without which ``CUDA_DISABLE_CONTROL`` in a pod takes off no limit.
+    `allow_disable_control`, without which ``CUDA_DISABLE_CONTROL`` in a pod takes off no limit, and
+    `mps_limits`, without which operating mode ``mps`` is HAMi's, a name for limits by libvgpu.
     """
 
     resource_count_name: str = "nvidia.com/gpu"
@@ -120,6 +122,7 @@ class NvidiaSection:
     operating_mode: str = "hami-core"
     filter_devices: FilterDevices = FilterDevices()
     allow_disable_control: bool = False
+    mps_limits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ _SECTION: tuple[tuple[str, str, Kind[Any]], ...] = (
     ("operatingMode", "operating_mode", _MODE),
     ("filterDevices", "filter_devices", _FILTER),
     ("allowDisableControl", "allow_disable_control", FLAG),
+    ("mpsLimits", "mps_limits", FLAG),
 )
 SECTION_KEYS = (*(key for key, _, _ in _SECTION), "knownMigGeometries")
 
@@ -390,6 +394,24 @@ def merge_overrides(
                     else value
                 )
     return merged
+
+
+def mode_warnings(
+    section: Mapping[str, object], source: str, path: str = NVIDIA
+) -> tuple[Problem, ...]:
+    """What the operating mode of a merged section means, where somebody may take it for another."""
+    parsed, _ = parse_nvidia_section(section)
+    if parsed.operating_mode != "mps" or parsed.mps_limits:
+        return ()
+    return (
+        Problem(
+            source,
+            f"{path}.operatingMode",
+            parsed.operating_mode,
+            "limits are kept by libvgpu, which is what HAMi 2.8 means by it",
+            f"write hami-core for that, or set {path}.mpsLimits: true for limits by NVIDIA's MPS",
+        ),
+    )
 
 
 def _lowered(data: Mapping[str, object]) -> dict[str, object]:

@@ -23,7 +23,9 @@ def containers(
     """Containers of standalone resources by kubelet's word, of scheduled ones by the record of
     grants. From any thread: reads values that are replaced whole.
     """
+    cooperative: set[str] = set()
     for runtime in runtimes:
+        cooperative |= runtime.cooperative
         for held, allocation, grants in runtime.held():
             if node is None or held.resource not in node.served:
                 shared = any(grant.sharing is Sharing.LIMITED for grant in grants)
@@ -34,10 +36,13 @@ def containers(
                     held.container,
                     allocation if shared else "",
                     tuple(_devices(grants)),
+                    cooperative=any(grant.sharing.cooperative for grant in grants),
                 )
     if node is not None:  # whose memory is shared with the agents of other vendors
         mine = {runtime.name for runtime in runtimes}
-        yield from (_scheduled(r, node) for r in node.living() if r.vendor in mine)
+        for record in node.living():
+            if record.vendor in mine:
+                yield _scheduled(record, node, cooperative=record.resource in cooperative)
 
 
 def host_devices(runtimes: Iterable[VendorRuntime]) -> Iterator[HostDevice]:
@@ -75,7 +80,7 @@ def _devices(grants: Iterable[Grant]) -> Iterator[MonitoredDevice]:
         )
 
 
-def _scheduled(record: Record, node: ScheduledNode) -> MonitoredContainer:
+def _scheduled(record: Record, node: ScheduledNode, *, cooperative: bool) -> MonitoredContainer:
     pod = node.pods.by_uid(record.pod_uid)
     container = pod.container(record.container) if pod else None
     return MonitoredContainer(
@@ -89,6 +94,7 @@ def _scheduled(record: Record, node: ScheduledNode) -> MonitoredContainer:
             for i, share in enumerate(record.shares)
         ),
         _priority(container.env if container else {}),
+        cooperative,
     )
 
 

@@ -163,6 +163,12 @@ class VendorRuntime:
         words = (one.allocator.plan.keys.common_word for one in served if one.allocator.plan.keys)
         return next(words, "")
 
+    @property
+    def cooperative(self) -> frozenset[str]:
+        """The resources whose limits hold only by co-operation. From any thread."""
+        served = tuple(self._served.items())
+        return frozenset(n for n, one in served if one.allocator.plan.split.sharing.cooperative)
+
     def tables(self) -> dict[str, splitting.Table]:
         """The last table of every resource that was served."""
         return self._former | {n: served.resource.table for n, served in self._served.items()}

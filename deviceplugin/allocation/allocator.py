@@ -145,13 +145,7 @@ class ResourceAllocator:
         """What the container with these ids gets; the node is ready for it when this returns."""
         table = self._resource.table
         ids = self.checked(ids, table)
-        if self._safeguarded is not None:
-            try:
-                impediment = await asyncio.to_thread(self._safeguarded.impediment, self.plan)
-            except Exception as error:
-                raise self._vendor_error("impediment", error) from error
-            if impediment:
-                raise RefusalError(f"{self._resource.name}: {impediment}", "impediment", Blame.NODE)
+        await self._check_impediment()
         ask = self._ask(table, ids)
         if self._mode.deferred:
             await self._withdraw(ask)
@@ -174,6 +168,7 @@ class ResourceAllocator:
         """
         table = self._resource.table
         ask = self._ask(table, self.checked(ids, table, admitting=False))
+        await self._check_impediment()
         granted = await self._mode.start(ask)
         made = await self._partitioned(granted)
         # Also where Allocate wrote it: ids that a pod's containers hold one after the other share
@@ -190,6 +185,20 @@ class ResourceAllocator:
         # A specification that was written just now names partitions as they are now.
         told = self._around.strategy.direct or isinstance(self._backend, RuntimeExposed)
         await self._mode.started(ask, made if told else granted)
+
+    async def _check_impediment(self) -> None:
+        """What must be there beside the devices is there, for a container that starts again too.
+
+        Raises `RefusalError`.
+        """
+        if self._safeguarded is None:
+            return
+        try:
+            impediment = await asyncio.to_thread(self._safeguarded.impediment, self.plan)
+        except Exception as error:
+            raise self._vendor_error("impediment", error) from error
+        if impediment:
+            raise RefusalError(f"{self._resource.name}: {impediment}", "impediment", Blame.NODE)
 
     def checked(self, ids: Sequence[str], table: Table, *, admitting: bool = True) -> list[str]:
         """The ids, each once, in the table's order. Raises `RefusalError` for what is not ours, and

@@ -5,27 +5,40 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from deviceplugin.cli.config import config_options
 
-COLUMNS = ("VENDOR", "INDEX", "UUID", "MODEL", "MEMORY MiB", "CORES %", "NUMA", "HEALTH", "REASON")
+if TYPE_CHECKING:
+    from deviceplugin.vendor import Sharing
+
+COLUMNS = (
+    *("VENDOR", "INDEX", "UUID", "MODEL", "MEMORY MiB", "CORES %", "NUMA", "SHARING"),
+    *("HEALTH", "REASON"),
+)
 
 
 @click.command()
 @config_options
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table")
 def devices(output: str, **values: object) -> None:
-    """List this node's devices with health and reason.
+    """List this node's devices: how they are shared, their health and its reason.
 
     Asks the drivers themselves, beside a running agent. Exit codes: 0 every vendor answered,
     1 a vendor gave no answer or the configuration is refused, 2 wrong usage.
     """
-    from deviceplugin.cli.probing import ask, load_or_exit
+    from deviceplugin.cli.probing import ask, load_or_exit, offered
     from deviceplugin.probe.stream import snapshot_to_dict
 
-    answers = ask(load_or_exit(values).config)
+    config = load_or_exit(values).config
+    answers = ask(config)
+    sharing = {
+        (one.vendor, uuid): _word(one.plan.split.sharing)
+        for one in offered(config, answers)
+        for uuid in one.plan.devices
+    }
     if output == "json":
         shown = [
             {
@@ -33,6 +46,9 @@ def devices(output: str, **values: object) -> None:
                 "state": answer.state,
                 "reason": answer.reason,
                 **snapshot_to_dict(answer.snapshot),
+                "sharing": {
+                    u: word for (vendor, u), word in sharing.items() if vendor == answer.vendor
+                },
             }
             for answer in answers
         ]
@@ -47,6 +63,7 @@ def devices(output: str, **values: object) -> None:
                 "?" if device.memory_mib is None else str(device.memory_mib),
                 str(device.cores_percent),
                 "-" if device.numa_node is None else str(device.numa_node),
+                sharing.get((answer.vendor, device.uuid), "-"),
                 "healthy" if device.healthy else "unhealthy",
                 device.reason,
             )
@@ -67,6 +84,10 @@ def devices(output: str, **values: object) -> None:
     sys.exit(0 if all(answer.state in ("ok", "absent") for answer in answers) else 1)
 
 
+def _word(sharing: Sharing) -> str:
+    return f"{sharing} (cooperative)" if sharing.cooperative else str(sharing)
+
+
 def _table(rows: Sequence[Sequence[str]]) -> None:
     """Rich on a terminal, aligned text otherwise."""
     if sys.stdout.isatty():
@@ -75,7 +96,7 @@ def _table(rows: Sequence[Sequence[str]]) -> None:
 
         table = Table(*COLUMNS, box=None, header_style="bold")
         for row in rows:
-            style = "" if row[7] == "healthy" else "red"
+            style = "" if row[COLUMNS.index("HEALTH")] == "healthy" else "red"
             table.add_row(*row, style=style)
         Console().print(table)
         return

@@ -33,11 +33,12 @@ EXIT_FAILED, EXIT_CONFIGURATION = 1, 2
     help="Where this process sees the directory that mpsRoot names on the host.",
 )
 def mps(mps_dir: Path, **values: object) -> None:
-    """Run a daemon for each resource of sharing.mps until SIGTERM.
+    """Run a daemon for each resource that is shared by MPS until SIGTERM: those of sharing.mps, and
+    in operating mode mps (with nvidia.mpsLimits) the one that schedulers hand out.
 
     The agent waits for them; containers that use them end with them. Needs to be privileged, to
     share the host's process ids, and NVIDIA's tools nvidia-smi and nvidia-cuda-mps-control.
-    Without sharing.mps it waits and does nothing.
+    With nothing to share it waits and does nothing.
     """
     from deviceplugin.vendor import DriverError
     from deviceplugin.vendors.nvidia.mps import REAL, MpsError, serve
@@ -46,11 +47,11 @@ def mps(mps_dir: Path, **values: object) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     config = _loaded(values)
-    if not config.sharing.mps:
-        click.echo("nothing is shared by MPS on this node; waiting for SIGTERM", err=True)
-        stopped.wait()
-        return
     try:
+        if not _shares(config):
+            click.echo("nothing is shared by MPS on this node; waiting for SIGTERM", err=True)
+            stopped.wait()
+            return
         wanted = _daemons(config, mps_dir)
         for daemon in wanted:
             what = f"{len(daemon.devices)} device(s), {daemon.replicas} clients each"
@@ -71,6 +72,14 @@ def _loaded(values: dict[str, object]) -> Config:
         return load(values, os.environ, vendor_names=names).config
     except ConfigError as error:
         _fail(str(error), EXIT_CONFIGURATION)
+
+
+def _shares(config: Config) -> bool:
+    """Whether anything is to be shared by MPS. Raises `ValueError`."""
+    from deviceplugin.config import vendor_settings
+    from deviceplugin.vendors.nvidia import settings
+
+    return bool(config.sharing.mps) or settings.read(vendor_settings(config, NVIDIA)).mps
 
 
 def _daemons(config: Config, root: Path) -> tuple[Daemon, ...]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,7 +26,15 @@ from deviceplugin.probe.supervisor import (
     UsageSeen,
     UsageUnknown,
 )
-from deviceplugin.vendor import Snapshot, Usage, Vendor
+from deviceplugin.vendor import (
+    NodeBackend,
+    Planner,
+    ResourcePlan,
+    Safeguarded,
+    Snapshot,
+    Usage,
+    Vendor,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,16 @@ class Answer:
     snapshot: Snapshot = field(default_factory=Snapshot)
     reason: str = ""
     usages: tuple[Usage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """One resource of a vendor that answered, and what keeps it from being handed out, if any."""
+
+    vendor: str
+    plan: ResourcePlan
+    snapshot: Snapshot
+    impediment: str = ""
 
 
 def load_or_exit(values: Mapping[str, object]) -> Loaded:
@@ -75,6 +93,29 @@ def ask(config: Config, *, usage: bool = False) -> list[Answer]:
         return await asyncio.gather(*(_ask(vendor, config, usage) for vendor in chosen))
 
     return answers + asyncio.run(everybody())
+
+
+def offered(config: Config, answers: Iterable[Answer]) -> Iterator[Offered]:
+    """What is offered here, by the plans of the vendors that answered."""
+    vendors = registry.load().vendors
+    for answer in answers:
+        if answer.state != "ok" or not answer.snapshot.devices:
+            continue
+        vendor = vendors[answer.vendor]
+        try:
+            backend = registry.load_backend(vendor, settings_of(config, vendor))
+            plans = backend.plan(answer.snapshot) if isinstance(backend, Planner) else ()
+        except Exception:  # noqa: S112 - a vendor's trouble with its configuration is its probe's
+            continue
+        for plan in plans:
+            yield Offered(answer.vendor, plan, answer.snapshot, _impediment(backend, plan))
+
+
+def _impediment(backend: NodeBackend, plan: ResourcePlan) -> str:
+    try:
+        return backend.impediment(plan) if isinstance(backend, Safeguarded) else ""
+    except Exception as error:
+        return f"what it depends on cannot be checked: {type(error).__name__}: {error}"
 
 
 async def _ask(vendor: Vendor, config: Config, usage: bool) -> Answer:

@@ -6,25 +6,30 @@ What only a vendor's backend knows of its driver is told here, because the docto
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deviceplugin import registry
 from deviceplugin.agent import is_present
 from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.api.problems import Problem
 from deviceplugin.cli import probing
-from deviceplugin.config import Config, ConfigError, load, settings_of, vendor_settings
+from deviceplugin.config import Config, ConfigError, load, vendor_settings
 from deviceplugin.doctor.cluster import Cluster, SnapshotCluster
 from deviceplugin.doctor.driver import cards
 from deviceplugin.doctor.files import HostFiles
 from deviceplugin.doctor.scene import Answer, Driver, Places, Scene
 from deviceplugin.hook.manifest import Manifest
 from deviceplugin.splitting import split
-from deviceplugin.vendor import Planner, ResourcePlan, Snapshot
 from deviceplugin.vendors.nvidia import VENDOR as NVIDIA
-from deviceplugin.vendors.nvidia import driverfiles, hami_core, host, library, settings
+from deviceplugin.vendors.nvidia import (
+    driverfiles,
+    hami_core,
+    host,
+    library,
+    mps_client,
+    settings,
+)
 
 __all__ = ["NO_CLUSTER", "scene_of"]
 
@@ -68,8 +73,8 @@ def scene_of(
     )
     answers = probing.ask(config) if probe else None
     nvidia = settings.read(vendor_settings(config, NVIDIA.name))
-    plans = tuple(_planned(config, answers or ()))
-    resources = {plan.resource: plan.keys for plan, _ in plans if plan.keys is not None}
+    offers = tuple(probing.offered(config, answers or ()))
+    resources = {o.plan.resource: o.plan.keys for o in offers if o.plan.keys is not None}
     if served and VENDORS["NVIDIA"] not in resources.values():
         # A driver that cannot be asked would offer this.
         resources[nvidia.section.resource_count_name] = VENDORS["NVIDIA"]
@@ -87,12 +92,15 @@ def scene_of(
         ),
         strategies=config.device_list_strategy,
         allocation=config.allocation,
-        offered={plan.resource: frozenset(split(plan, s).virtual) for plan, s in plans},
+        offered={o.plan.resource: frozenset(split(o.plan, o.snapshot).virtual) for o in offers},
         limits=served and nvidia.limited,
+        cooperative={
+            o.plan.resource: o.impediment for o in offers if o.plan.split.sharing.cooperative
+        },
         drivers=(driver,) if wanted else (),
         resources=resources,
-        limit_variables=hami_core.LIMIT_VARIABLES if served else (),
-        control_variable=hami_core.DISABLE_CONTROL if served else "",
+        limit_variables=_limit_variables(nvidia) if served else (),
+        control_variable=hami_core.DISABLE_CONTROL if served and nvidia.limited else "",
         visible_variables=("NVIDIA_VISIBLE_DEVICES",) if served else (),
         manifest=manifest,
         answers=None if answers is None else tuple(map(_answer, answers)),
@@ -154,6 +162,12 @@ def _driver(config: Config) -> Driver:
     )
 
 
+def _limit_variables(nvidia: settings.NvidiaSettings) -> tuple[str, ...]:
+    if nvidia.mps:
+        return mps_client.LIMIT_VARIABLES
+    return hami_core.LIMIT_VARIABLES if nvidia.limited else ()
+
+
 def _answer(probed: probing.Answer) -> Answer:
     return Answer(
         probed.vendor,
@@ -162,20 +176,3 @@ def _answer(probed: probing.Answer) -> Answer:
         tuple((d.uuid, d.reason) for d in probed.snapshot.devices if not d.healthy),
         probed.snapshot.problems,
     )
-
-
-def _planned(
-    config: Config, answers: Sequence[probing.Answer]
-) -> Iterator[tuple[ResourcePlan, Snapshot]]:
-    """What is offered here, by the plans of the vendors that answered."""
-    vendors = registry.load().vendors
-    for answer in answers:
-        if answer.state != "ok" or not answer.snapshot.devices:
-            continue
-        vendor = vendors[answer.vendor]
-        try:
-            backend = registry.load_backend(vendor, settings_of(config, vendor))
-            plans = backend.plan(answer.snapshot) if isinstance(backend, Planner) else ()
-        except Exception:  # noqa: S112 - a vendor's trouble with its configuration is its probe's
-            continue
-        yield from ((plan, answer.snapshot) for plan in plans)

@@ -14,6 +14,7 @@ from deviceplugin.api.hami_config import (
     NVIDIA,
     NodeOverride,
     merge_overrides,
+    mode_warnings,
     node_override_warnings,
     nvidia_section_warnings,
     parse_node_overrides,
@@ -385,4 +386,8 @@ def _nvidia(
     given = {key: value for key, value in section.items() if value is not None}
     for key in merge_overrides({}, overrides):
         reading.provenance[f"{NVIDIA}.{key}"] = json_file
-    return MappingProxyType(merge_overrides({**below, **given}, overrides))
+    merged = merge_overrides({**below, **given}, overrides)
+    reading.warnings += mode_warnings(
+        merged, reading.provenance.get(f"{NVIDIA}.operatingMode", file)
+    )
+    return MappingProxyType(merged)

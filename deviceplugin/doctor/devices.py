@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deviceplugin.doctor.model import Finding, Group, NotCheckedError, Severity, Topic
@@ -54,20 +54,39 @@ LEFT_OUT = Topic(
     "The driver has it, and something about it or the configuration keeps it from being offered.",
     "The evidence says what.",
 )
+SHARING_DOWN = Topic(
+    "sharing-down",
+    NAME,
+    Severity.ERROR,
+    "What devices are shared by is not there.",
+    "Containers reach these devices through a daemon. Until it is up none is handed out, and a "
+    "container that starts again waits for it.",
+    "The evidence says what is missing.",
+)
+COOPERATIVE = Topic(
+    "limits-cooperative",
+    NAME,
+    Severity.NOTE,
+    "Limits of devices are cooperative.",
+    "Each process keeps to its container's limits by itself, by MPS. That divides a device among "
+    "programs that mean well; it holds no tenant back, and one that fails may take others with it.",
+    "Where tenants must be held apart use operating mode hami-core or mig.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DevicesFacts:
-    """What every vendor answered."""
+    """What every vendor answered; `cooperative` is the scene's."""
 
     answers: tuple[Answer, ...]
+    cooperative: Mapping[str, str]
 
 
 def gather(scene: Scene) -> DevicesFacts:
     """What was asked before."""
     if scene.answers is None:
         raise NotCheckedError("the drivers were not asked (--no-probe)")
-    return DevicesFacts(scene.answers)
+    return DevicesFacts(scene.answers, scene.cooperative)
 
 
 def _present(facts: DevicesFacts) -> Iterator[Finding]:
@@ -95,9 +114,16 @@ def _health(facts: DevicesFacts) -> Iterator[Finding]:
             yield LEFT_OUT.found(f"{answer.vendor} left something out", problem)
 
 
+def _sharing(facts: DevicesFacts) -> Iterator[Finding]:
+    for resource, reason in facts.cooperative.items():
+        if reason:
+            yield SHARING_DOWN.found(f"{resource} is not handed out", reason)
+        yield COOPERATIVE.found(f"limits of {resource} are cooperative")
+
+
 GROUP = Group(
     NAME,
-    (PROBE_FAILED, VENDOR_UNKNOWN, UNHEALTHY, LEFT_OUT, NO_VENDOR),
+    (PROBE_FAILED, VENDOR_UNKNOWN, UNHEALTHY, SHARING_DOWN, LEFT_OUT, NO_VENDOR, COOPERATIVE),
     gather,
-    (_present, _answers, _health),
+    (_present, _answers, _health, _sharing),
 )

@@ -319,8 +319,6 @@ def _grants(facts: PodsFacts) -> Iterator[Finding]:
 
 def _variables(facts: PodsFacts) -> Iterator[Finding]:
     scene = facts.scene
-    if not scene.limits:
-        return
     for one, _, _, containers in facts.asking():
         for container in containers:
             own = {*container.env, *container.derived_env}

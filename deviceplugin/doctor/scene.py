@@ -74,9 +74,10 @@ class Scene:
     the node serves or could, `resources` what is offered by a scheduler's word, with its keys;
     `offered` are the ids of virtual devices by resource, where the drivers were asked.
     `limits` says that libvgpu is to limit containers, `limit_variables` how the variables begin
-    that do it and `control_variable` the one that switches it off; by `visible_variables` vendors'
-    runtimes are told which devices a container sees. `answers` is None where no driver was asked.
-    `cluster` is None where there is no way to an API server, for the reason in `no_cluster`.
+    that limit them and `control_variable` the one that switches libvgpu off; by `visible_variables`
+    vendors' runtimes are told which devices a container sees. `cooperative` are the resources whose
+    limits hold only by co-operation, each with what keeps it from being handed out, or nothing.
+    `answers` is None where no driver was asked. `cluster` is None where there is no way to an API server, for the reason in `no_cluster`.
     """
 
     root: Path
@@ -88,6 +89,7 @@ class Scene:
     allocation: str = "standalone"
     offered: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     limits: bool = False
+    cooperative: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     drivers: tuple[Driver, ...] = ()
     resources: Mapping[str, VendorKeys] = field(default_factory=lambda: MappingProxyType({}))
     limit_variables: tuple[str, ...] = ()

@@ -26,6 +26,8 @@ class Reason(enum.Enum):
     UNREADABLE = "unreadable"
     """Said by those who could not read the region."""
     NOTHING_LIMITED = "nothing-limited"
+    COOPERATIVE = "cooperative"
+    """Said of containers that another than libvgpu limits, with their own help."""
     MEMORY_DIFFERS = "memory-limit-differs"
     CORES_DIFFER = "core-limit-differs"
     DEVICE_NOT_GRANTED = "device-not-granted"

@@ -29,6 +29,7 @@ from deviceplugin.monitor.values import MonitoredContainer, MonitoredDevice
 MIB = 1 << 20
 UNUSED = Memory()
 IDLE = Utilisation()
+BY_THEMSELVES = Isolation(None, Reason.COOPERATIVE, "the container's processes keep its limits")
 READ = "read"
 NOT_KEPT = "not-kept"
 NO_REGION = "no-region"
@@ -121,11 +122,13 @@ def _usage(container: MonitoredContainer, seen: Seen) -> ContainerUsage:
             problem=seen,
         )
     region = None if isinstance(seen, RegionError) else seen
-    verdict = isolation(region, grant)
+    unrecorded = region is None and container.cooperative
+    verdict = BY_THEMSELVES if unrecorded else isolation(region, grant)
     if region is None or not region.initialised:
         idle = tuple(DeviceUsage(device, _granted(device)) for device in devices)
         state = NO_REGION if region is None else NOT_INITIALISED
-        return ContainerUsage(container, idle, verdict, state if container.cache_dir else NOT_KEPT)
+        kept = container.cache_dir and not unrecorded
+        return ContainerUsage(container, idle, verdict, state if kept else NOT_KEPT)
     places = _places(region, devices)
     return ContainerUsage(
         container,

@@ -30,7 +30,8 @@ class MonitoredContainer:
 
     `cache_dir` is the name of its directory below the monitor's root: ``<pod uid>_<container>``, or
     an allocation's id; empty where its vendor keeps no regions. `priority` is the one the pod asks
-    for, 0 before 1; None takes the region's own word.
+    for, 0 before 1; None takes the region's own word. `cooperative` says that its own processes
+    keep its limits, so that no region is to be expected.
     """
 
     namespace: str
@@ -40,6 +41,7 @@ class MonitoredContainer:
     cache_dir: str
     devices: tuple[MonitoredDevice, ...]
     priority: int | None = None
+    cooperative: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,11 @@ class Sharing(enum.StrEnum):
     MPS = "mps"
     """NVIDIA's multi-process service: limits that co-operating processes keep."""
 
+    @property
+    def cooperative(self) -> bool:
+        """Whether limits hold only as long as the processes that they limit co-operate."""
+        return self is Sharing.MPS
+
 
 @dataclass(frozen=True, slots=True)
 class Split:

@@ -217,6 +217,10 @@ def test_an_init_container_may_use_what_the_others_get() -> None:
         (card(), {GPU: 1, MEM: 1}, {"nvidia.com/use-gputype": "A100"}, Obstacle.TYPE),
         (card(), {GPU: 1, MEM: 1}, {"nvidia.com/nouse-gputype": "TEST"}, Obstacle.TYPE),
         (card(mode="hami-core"), {GPU: 1, MEM: 1}, {"nvidia.com/vgpu-mode": "mig"}, Obstacle.MODE),
+        (card(mode="mps"), {GPU: 1, MEM: 1}, {"nvidia.com/vgpu-mode": "hami-core"}, Obstacle.MODE),
+        (card(mode="hami-core"), {GPU: 1, MEM: 1}, {"nvidia.com/vgpu-mode": "mps"}, Obstacle.MODE),
+        (card(mode="mps", used=[(4000, 60)]), {GPU: 1, MEM: 5000}, {}, Obstacle.MEMORY),
+        (card(mode="mps", used=[(4000, 60)]), {GPU: 1, MEM: 9, CORES: 50}, {}, Obstacle.CORES),
         (card(mode="mig"), {GPU: 1, MEM: 1}, {}, Obstacle.VENDOR_RULE),
     ],
 )
@@ -224,6 +228,22 @@ def test_a_card_says_why_it_does_not_serve(
     given: Card, limits: dict[str, object], annotations: dict[str, str], wanted: Obstacle
 ) -> None:
     assert why(fit([given], pod(limits, annotations=annotations))) == [wanted]
+
+
+@pytest.mark.parametrize("policy", [Policy.SPREAD, Policy.TOPOLOGY_AWARE])
+def test_cards_that_mps_shares_are_placed_by_amounts_like_others(policy: Policy) -> None:
+    cards = [card(i, mode="mps") for i in range(2)]
+    found = fit(
+        cards,
+        pod({GPU: 2, MEM: 3000, CORES: 30}, annotations={"nvidia.com/vgpu-mode": "mps"}),
+        policy=policy,
+    )
+    assert isinstance(found, Placement)
+    (given,) = found.containers["NVIDIA"]
+    assert {(one.uuid, one.memory, one.cores, one.slot) for one in given} == {
+        ("device0", 3000, 30, None),
+        ("device1", 3000, 30, None),
+    }
 
 
 @pytest.mark.parametrize("value", ["", " ", ",,"])

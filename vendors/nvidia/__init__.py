@@ -1,7 +1,7 @@
 """NVIDIA GPUs: whole, in shares that libvgpu limits, time-sliced, by MPS, or as MIG instances.
 
 `discovery` reads the driver through NVML, `plan` divides what it found, `edits`, `exposure` and
-`cdi` say what a container gets, `health` listens to the driver, `mps` runs NVIDIA's daemon.
+`cdi` say what a container gets, `health` listens to the driver, `mps` runs NVIDIA's daemons.
 """
 
 from deviceplugin.vendor import Vendor

@@ -346,7 +346,7 @@ def _advice(devices: Sequence[PhysicalDevice], settings: NvidiaSettings) -> Iter
     """Cards whose shares cannot be limited, because nobody knows what they are shares of."""
     for device in devices:
         unknown = device.memory_mib is None and device.healthy and not device.parent_uuid
-        if unknown and settings.limited:
+        if unknown and (settings.limited or settings.mps):
             yield (
                 f"GPU {device.index} ({device.uuid}) has no memory figure, so its shares cannot be "
                 "limited; set nvidia.preConfiguredDeviceMemory (MiB), or isolation: none"

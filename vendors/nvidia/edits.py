@@ -22,7 +22,7 @@ def edits(grants: Sequence[Grant], owner: Owner, settings: NvidiaSettings) -> Co
     if Sharing.LIMITED in kinds and settings.enforce_isolation:
         limits = hami_core.edits(grants, owner, settings)
     elif Sharing.MPS in kinds:
-        limits = mps_client.edits(owner.resource, settings)
+        limits = mps_client.edits(grants, owner, settings)
     else:
         limits = ContainerEdits()
     return replace(limits, device_nodes=device_nodes(grants, settings))

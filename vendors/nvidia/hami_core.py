@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from deviceplugin.vendor import ContainerEdits, Grant, HostDirectory, Mount, Owner
+from deviceplugin.vendors.nvidia import limits
 from deviceplugin.vendors.nvidia.facts import LIBVGPU, LICENSE
 from deviceplugin.vendors.nvidia.host import joined
 from deviceplugin.vendors.nvidia.settings import NvidiaSettings
@@ -129,14 +130,8 @@ def _check_own_variables(owner: Owner, settings: NvidiaSettings) -> bool:
 
     Raises `ValueError`.
     """
-    own = owner.environment
-    if set_by_pod := sorted(name for name in own if name.startswith(LIMIT_VARIABLES)):
-        raise ValueError(
-            f"container {owner.container} of pod {owner.pod_namespace}/{owner.pod_name} sets "
-            f"{', '.join(set_by_pod)}, which limits devices: remove it from the pod, and ask for "
-            f"less by the resources beside {owner.resource}"
-        )
-    if own.get(DISABLE_CONTROL) not in TRUE_WORDS:
+    limits.check_variables(owner, LIMIT_VARIABLES)
+    if owner.environment.get(DISABLE_CONTROL) not in TRUE_WORDS:
         return True
     if not settings.section.allow_disable_control:
         raise ValueError(
@@ -149,18 +144,8 @@ def _check_own_variables(owner: Owner, settings: NvidiaSettings) -> bool:
 def _limits(grants: Sequence[Grant]) -> Mapping[str, str]:
     env = {}
     for position, grant in enumerate(grants):
-        if grant.memory_mib is not None and grant.memory_mib <= 0:
-            raise ValueError(
-                f"a share of {grant.device.uuid} is less than 1 MiB, which the library takes for "
-                "no limit: lower nvidia.deviceSplitCount"
-            )
-        if grant.memory_mib is not None:
-            env[f"CUDA_DEVICE_MEMORY_LIMIT_{position}"] = f"{grant.memory_mib}m"
-        elif grant.shares < grant.of:
-            raise ValueError(
-                f"{grant.device.uuid} has no memory figure, so {grant.shares} of {grant.of} shares "
-                "cannot be limited: set nvidia.preConfiguredDeviceMemory (MiB), or isolation: none"
-            )
+        if (mib := limits.memory(grant)) is not None:
+            env[f"CUDA_DEVICE_MEMORY_LIMIT_{position}"] = f"{mib}m"
     cores = [grant.cores_percent for grant in grants]
     if cores[0] is not None:
         env["CUDA_DEVICE_SM_LIMIT"] = str(cores[0])

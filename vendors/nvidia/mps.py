@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan, Sharing, Snapshot
-from deviceplugin.vendors.nvidia.mps_client import PIPE_VARIABLE, READY, STARTED
+from deviceplugin.vendors.nvidia.mps_client import AS_THE_DRIVER, PIPE_VARIABLE, READY, STARTED
 
 CONTROL = "nvidia-cuda-mps-control"
 QUESTION = "get_default_active_thread_percentage"
@@ -53,12 +53,15 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The control daemon of one resource: `devices` are shared `replicas` times."""
+    """The control daemon of one resource: `devices` are shared `replicas` times, equally, or as the
+    clients' own limits say.
+    """
 
     resource: str
     devices: tuple[PhysicalDevice, ...]
     replicas: int
     root: Path
+    own_limits: bool = False
 
     @property
     def directory(self) -> Path:
@@ -78,12 +81,21 @@ class Daemon:
     @property
     def environment(self) -> dict[str, str]:
         """What makes the control program talk to this daemon."""
-        return {PIPE_VARIABLE: str(self.pipe), "CUDA_MPS_LOG_DIRECTORY": str(self.log)}
+        return {
+            PIPE_VARIABLE: str(self.pipe),
+            "CUDA_MPS_LOG_DIRECTORY": str(self.log),
+            **AS_THE_DRIVER,
+        }
 
     def limits(self) -> str:
-        """The commands that limit each client. Raises `MpsError` for a device whose memory nobody
-        knows, because its clients could not be limited.
+        """The commands that limit each client. A client's own limits can only be lower than these,
+        so where clients have their own, these are the whole device: more than it has memory nobody
+        gets, and nobody's grant is cut.
+
+        Raises `MpsError` for a device whose memory nobody knows, because its clients could not be
+        limited.
         """
+        parts = 1 if self.own_limits else self.replicas
         lines = []
         for device in self.devices:
             if device.memory_mib is None:
@@ -91,9 +103,9 @@ class Daemon:
                     f"{device.uuid} has no memory figure, so MPS cannot limit its clients; "
                     "set nvidia.preConfiguredDeviceMemory (MiB), or share it by timeSlicing"
                 )
-            limit = device.memory_mib // self.replicas
+            limit = device.memory_mib // parts
             lines.append(f"set_default_device_pinned_mem_limit {device.index} {limit}M")
-        lines.append(f"set_default_active_thread_percentage {100 // self.replicas}")
+        lines.append(f"set_default_active_thread_percentage {100 // parts}")
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -105,6 +117,7 @@ def daemons(plans: Sequence[ResourcePlan], snapshot: Snapshot, root: Path) -> tu
             tuple(device for device in snapshot.devices if device.uuid in plan.devices),
             plan.split.count,
             root,
+            own_limits=bool(plan.mode),
         )
         for plan in plans
         if plan.split.sharing is Sharing.MPS

@@ -70,9 +70,17 @@ class NvidiaSettings:
         return self.section.known_mig_geometries if self.dynamic_mig else ()
 
     @property
+    def mps(self) -> bool:
+        """Whether shares are to be limited by MPS: operating mode ``mps``, where the operator says
+        that it means that. HAMi's own mode of this name limits by libvgpu.
+        """
+        section = self.section
+        return self.enforce_isolation and section.operating_mode == "mps" and section.mps_limits
+
+    @property
     def limited(self) -> bool:
         """Whether shares are to be limited by libvgpu."""
-        return self.split and self.enforce_isolation and not self.dynamic_mig
+        return self.split and self.enforce_isolation and not (self.dynamic_mig or self.mps)
 
 
 def read(settings: VendorSettings) -> NvidiaSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from deviceplugin.vendor import (
     HostDirectory,
     Mount,
     Owner,
+    PhysicalDevice,
     ResourcePlan,
     Sharing,
     Split,
@@ -279,12 +281,34 @@ def test_nothing_stands_in_the_way_without_isolation(node: Callable[..., Any]) -
     assert node(section=SPLIT, enforce_isolation=False).impediment(LIMITED) == ""
 
 
-def test_mps_waits_for_its_daemon(node: Callable[..., Any], tree: Any) -> None:
+@pytest.mark.parametrize(
+    "kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM], ids=lambda k: k.name
+)
+def test_mps_waits_for_a_daemon_that_listens(
+    node: Callable[..., Any], tree: Any, kind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = node(mpsRoot="/run/nvidia/mps")
-    for name in (".ready", "nvidia.com/gpu.shared/.started", "nvidia.com/gpu.shared/pipe/control"):
-        assert "is not ready: /run/nvidia/mps/" in backend.impediment(MPS)
-        tree.add(f"host/run/nvidia/mps/{name}")
-    assert backend.impediment(MPS) == ""
+    place = "/run/nvidia/mps/nvidia.com/gpu.shared"
+    remedy = " on the node; run `deviceplugin mps` there and look at its log"
+    before = "the MPS daemon of nvidia.com/gpu.shared is not ready: "
+    for name in ("/run/nvidia/mps/.ready", f"{place}/.started"):
+        assert backend.impediment(MPS) == f"{before}{name} is missing{remedy}"
+        tree.add(f"host{name}")
+    control = f"{place}/pipe/control"
+    assert backend.impediment(MPS) == f"{before}{control} is missing{remedy}"
+    Path(f"{tree.host}{place}/pipe").mkdir()
+    monkeypatch.chdir(f"{tree.host}{place}/pipe")
+    with socket.socket(socket.AF_UNIX, kind) as daemon:
+        daemon.bind("control")
+        if kind != socket.SOCK_DGRAM:
+            daemon.listen()
+        assert backend.impediment(MPS) == ""
+        if kind != socket.SOCK_DGRAM:
+            daemon.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                daemon.accept()
+    left = f"{before}{control} is left over (Connection refused){remedy}"
+    assert backend.impediment(MPS) == left, "files outlive a daemon that is killed"
 
 
 def test_mps_without_its_directory_says_which_option_is_missing(node: Callable[..., Any]) -> None:
@@ -316,6 +340,105 @@ def test_a_client_of_mps_gets_pipe_and_shared_memory(
         ("/run/nvidia/mps/nvidia.com/gpu.shared/pipe", "/mps/nvidia.com/gpu.shared/pipe"),
         ("/run/nvidia/mps/shm", "/dev/shm"),
     ]
+
+
+MODE = {"operatingMode": "mps", "mpsLimits": True, "deviceSplitCount": 10}
+
+
+@pytest.fixture
+def client(device: Callable[..., Any]) -> Callable[..., Grant]:
+    """What a scheduler granted of a card that MPS shares."""
+    return lambda uuid, memory, cores, **more: Grant(
+        device(uuid), 1, 10, Sharing.MPS, memory, cores, **more
+    )
+
+
+def test_in_mode_mps_a_container_has_the_limits_of_its_own_grant_and_no_library(
+    node: Callable[..., Any], client: Callable[..., Grant]
+) -> None:
+    backend = node(section=MODE, mpsRoot="/run/nvidia/mps")
+    edits = backend.edits((client("GPU-0", 3000, 30),), POD)
+    assert edits.env == {
+        "CUDA_MPS_PIPE_DIRECTORY": "/mps/nvidia.com/gpu/pipe",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=3000M",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "30",
+    }
+    assert [(mount.host_path, mount.container_path) for mount in edits.mounts] == [
+        ("/run/nvidia/mps/nvidia.com/gpu/pipe", "/mps/nvidia.com/gpu/pipe"),
+        ("/run/nvidia/mps/shm", "/dev/shm"),
+    ]
+    assert edits.host_directories == ()
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 200_000), st.none() | st.integers(0, 250)), min_size=1, max_size=8
+    )
+)
+def test_cards_are_numbered_in_the_drivers_order_and_no_cards_cores_are_exceeded(
+    amounts: list[tuple[int, int | None]],
+) -> None:
+    backend = NvidiaNode(VendorSettings(section=MODE, options={"mpsRoot": "/mps"}))
+    grants = [
+        Grant(PhysicalDevice(f"GPU-{i}", str(i), "x"), 1, 10, Sharing.MPS, memory, cores)
+        for i, (memory, cores) in enumerate(amounts)
+    ]
+    env = backend.edits(grants, POD).env
+    said = [part.split("=") for part in env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"].split(",")]
+    assert said == [[str(i), f"{memory}M"] for i, (memory, _) in enumerate(amounts)]
+    threads = int(env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"])
+    assert threads == min(100, *(cores or 100 for _, cores in amounts))
+    order = env.get("CUDA_DEVICE_ORDER")
+    assert order == ("PCI_BUS_ID" if len(amounts) > 1 else None), "not by speed"
+
+
+def test_cores_that_are_not_to_be_limited_are_not(
+    node: Callable[..., Any], client: Callable[..., Grant]
+) -> None:
+    backend = node(section={**MODE, "disableCoreLimit": True})
+    env = backend.edits((client("GPU-0", 3000, 30),), POD).env
+    assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "100"
+
+
+@pytest.mark.parametrize(
+    ("amounts", "reason"), [((0, 30), "less than 1 MiB"), ((None, 30), "has no memory figure")]
+)
+def test_a_share_that_mps_cannot_limit_is_refused(
+    node: Callable[..., Any], client: Callable[..., Grant], amounts: Any, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        node(section=MODE).edits((client("GPU-0", *amounts),), POD)
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "refused"),
+    [
+        ("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", 1, True),
+        ("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", 1, True),
+        ("CUDA_MPS_PIPE_DIRECTORY", 1, True),
+        ("CUDA_MPS_ENABLE_PER_CTX_DEVICE_MULTIPROCESSOR_PARTITIONING", 1, True),
+        ("CUDA_VISIBLE_DEVICES", 1, False),
+        ("CUDA_VISIBLE_DEVICES", 2, True),
+        ("CUDA_DEVICE_ORDER", 2, True),
+        ("CUDA_DEVICE_MEMORY_LIMIT_0", 1, False),
+    ],
+)
+def test_in_mode_mps_the_variables_of_limits_are_ours(
+    node: Callable[..., Any],
+    client: Callable[..., Grant],
+    name: str,
+    cards: int,
+    refused: bool,
+) -> None:
+    grants = [client(f"GPU-{i}", 100, 10) for i in range(cards)]
+    owner = replace(POD, scheduled=True, environment={name: "1"})
+    backend = node(section=MODE)
+    if not refused:
+        assert backend.edits(grants, owner).env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "10"
+        return
+    text = f"container main of pod ns/p sets {name}, which limits devices: remove it"
+    with pytest.raises(ValueError, match=text):
+        backend.edits(grants, owner)
 
 
 # --- what NVIDIA's runtime is told -------------------------------------------------------------

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.splitting import grants, split
-from deviceplugin.vendor import PhysicalDevice, Replicas, Sharing, Snapshot
+from deviceplugin.vendor import PhysicalDevice, Replicas, Sharing, Snapshot, Split
 from deviceplugin.vendors.nvidia import mig
 
 
@@ -210,6 +211,64 @@ def test_mps_has_a_limit_of_clients(node: Callable[..., Any], capability: str, m
     assert plan(most)[0].split.count == most
     with pytest.raises(ValueError, match=f"allows {most} clients; lower replicas"):
         plan(most + 1)
+
+
+# --- operating mode mps ---
+
+MODE = {"operatingMode": "mps", "mpsLimits": True}
+
+
+def test_in_mode_mps_cards_are_shared_in_hamis_way_by_mps(node: Callable[..., Any]) -> None:
+    section = {**MODE, "deviceMemoryScaling": 2.0, "deviceCoreScaling": 1.5}
+    backend, snapshot = node(section=section), Snapshot((gpu(0), gpu(1)))
+    (plan,) = backend.plan(snapshot)
+    assert plan.split == Split(10, "-", Sharing.MPS, cores_scaling=1.5)
+    assert (plan.resource, plan.keys, plan.mode) == ("nvidia.com/gpu", VENDORS["NVIDIA"], "mps")
+    told = backend.registered(plan, snapshot)
+    memory = snapshot.devices[0].memory_mib
+    assert [(d.mode, d.count, d.memory, d.cores) for d in told] == [("mps", 10, memory, 150)] * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "sharing"),
+    [
+        ({"section": {"operatingMode": "mps", "deviceSplitCount": 4}}, Sharing.LIMITED),
+        ({"section": {"operatingMode": "hami-core", "mpsLimits": True, "deviceSplitCount": 4}},
+         Sharing.LIMITED),
+        ({"section": {**MODE, "deviceSplitCount": 4}, "enforce_isolation": False},
+         Sharing.TIME_SLICING),
+    ],
+    ids=["hamis-mode-mps", "another-mode", "without-isolation"],
+)  # fmt: skip
+def test_mps_limits_only_where_the_operator_says_both(
+    node: Callable[..., Any], more: dict[str, Any], sharing: Sharing
+) -> None:
+    (plan,) = node(**more).plan(Snapshot((gpu(0),)))
+    assert plan.split.sharing is sharing
+    assert plan.mode == more["section"]["operatingMode"], "what schedulers read is HAMi's"
+
+
+@pytest.mark.parametrize("strategy", ["none", "single", "mixed"])
+@pytest.mark.parametrize("devices", [(gpu(0), gpu(1, True)), (gpu(0, True), instance(0, 0, "1g.5gb"))])
+def test_in_mode_mps_nothing_may_be_in_mig_mode(
+    node: Callable[..., Any], strategy: str, devices: Any
+) -> None:
+    with pytest.raises(ValueError, match="operating mode mps: GPU-. is in MIG mode, which MPS can"):
+        node(section=MODE, migStrategy=strategy).plan(Snapshot(devices))
+
+
+def test_in_mode_mps_a_card_is_not_split_into_more_than_mps_has_clients(
+    node: Callable[..., Any],
+) -> None:
+    card = replace(gpu(0), attributes={"cuda.compute-capability": "7.0"})
+    with pytest.raises(ValueError, match="allows 16 clients; lower nvidia.deviceSplitCount"):
+        node(section={**MODE, "deviceSplitCount": 17}).plan(Snapshot((card,)))
+
+
+def test_in_mode_mps_sharing_says_nothing_more(node: Callable[..., Any]) -> None:
+    sharing = {"nvidia.com/gpu": Replicas(2, Sharing.MPS)}
+    with pytest.raises(ValueError, match="mode mps divides the cards itself; remove"):
+        node(section=MODE, sharing=sharing).plan(Snapshot((gpu(0),)))
 
 
 def test_mps_cannot_share_instances(node: Callable[..., Any]) -> None:

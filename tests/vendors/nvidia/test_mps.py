@@ -4,13 +4,14 @@ programs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,19 @@ def test_a_daemon_is_started_in_order_and_limited(world: World, daemon: Daemon) 
     assert world.environments[-1] == {
         "CUDA_MPS_PIPE_DIRECTORY": str(place / "pipe"),
         "CUDA_MPS_LOG_DIRECTORY": str(place / "log"),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     assert stat.S_IMODE(daemon.pipe.stat().st_mode) == 0o755
     assert (place / ".started").exists()
+
+
+def test_clients_with_limits_of_their_own_are_held_at_the_whole_card(tmp_path: Path) -> None:
+    """A client's limit can only be lower than its daemon's, and a grant may be of any size."""
+    plan = ResourcePlan("nvidia.com/gpu", ("GPU-0",), Split(4, "-", Sharing.MPS), mode="mps")
+    (daemon,) = mps.daemons([plan], Snapshot(CARDS), tmp_path)
+    assert daemon.limits() == (
+        "set_default_device_pinned_mem_limit 0 40961M\nset_default_active_thread_percentage 100\n"
+    )
 
 
 def test_a_daemon_of_unknown_memory_is_refused_before_anything_changes(
@@ -232,6 +243,7 @@ sharing:
     renameByDefault: true
     resources: [{name: nvidia.com/gpu, replicas: 4}]
 """
+CONTROL = Path(__file__).parents[2] / "fakelibs" / "mps" / "mps_control.py"
 MAIN = "import sys; from deviceplugin.cli.mps import mps; mps(sys.argv[1:])"
 
 
@@ -240,16 +252,11 @@ def command(driver: Any, tmp_path: Path) -> Callable[..., list[str]]:
     """The command line of ``deviceplugin mps`` with programs that write down their input."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    # The fake daemon answers until it is told to quit.
-    control = (
-        f'[ "$1" = -d ] && exit 0\nread line\necho "$line" >> {tmp_path}/calls\n'
-        f'[ "$line" = quit ] && touch {tmp_path}/gone\n[ -e {tmp_path}/gone ] && exit 1\n'
-        "cat >/dev/null\necho 25.0\n"
-    )
-    bodies = {"nvidia-smi": "", "mount": "", "nvidia-cuda-mps-control": control}
-    for name, body in bodies.items():
-        (programs / name).write_text(f"#!/bin/sh\n{body}")
+    for name in ("nvidia-smi", "mount"):
+        (programs / name).write_text("#!/bin/sh\n")
         (programs / name).chmod(0o755)
+    (programs / "nvidia-cuda-mps-control").symlink_to(CONTROL)
+    driver.environment["FAKE_MPS_RECORD"] = str(tmp_path / "calls")
     driver.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
     config = tmp_path / "config.yaml"
     config.write_text(CONFIGURATION)
@@ -265,42 +272,73 @@ def command(driver: Any, tmp_path: Path) -> Callable[..., list[str]]:
     return line
 
 
+@contextlib.contextmanager
+def running(line: list[str], environment: dict[str, str]) -> Iterator[Any]:
+    process = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_the_command_runs_the_daemons_until_it_is_told_to_stop(
     driver: Any, command: Callable[..., list[str]], cards: Callable[..., str], tmp_path: Path
 ) -> None:
     driver.scenario.write_text(cards(1))
-    process = subprocess.Popen(command(), env=driver.environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
+    with running(command(), driver.environment) as process:
         first = process.stderr.readline()
         assert first == "MPS daemon of nvidia.com/gpu.shared: 1 device(s), 4 clients each\n"
         ready = tmp_path / "mps" / ".ready"
-        while not ready.exists() and process.poll() is None:
-            time.sleep(0.01)
+        until(ready.exists)
         assert (tmp_path / "mps/nvidia.com/gpu.shared/.started").exists()
         process.send_signal(signal.SIGTERM)
         _, rest = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert (process.returncode, rest) == (0, "")
     assert not ready.exists()
     assert "set_default_device_pinned_mem_limit 0 1024M" in (tmp_path / "calls").read_text()
 
 
-def test_without_anything_to_share_the_command_waits(
-    driver: Any, command: Callable[..., list[str]], tmp_path: Path
+MODE = """
+version: v1
+nvidia: {operatingMode: mps, deviceSplitCount: 4, %s}
+"""
+
+
+def test_the_command_runs_a_daemon_for_what_schedulers_hand_out(
+    driver: Any, command: Callable[..., list[str]], cards: Callable[..., str], tmp_path: Path
 ) -> None:
-    (tmp_path / "config.yaml").write_text("version: v1\n")
-    process = subprocess.Popen(command(), env=driver.environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
+    driver.scenario.write_text(cards(1))
+    (tmp_path / "config.yaml").write_text(MODE % "mpsLimits: true")
+    with running(command(), driver.environment) as process:
+        first = process.stderr.readline()
+        assert first == "MPS daemon of nvidia.com/gpu: 1 device(s), 4 clients each\n"
+        until((tmp_path / "mps/.ready").exists)
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (0, "")
+    assert (tmp_path / "calls").read_text().splitlines()[:2] == [
+        "set_default_device_pinned_mem_limit 0 4096M",
+        "set_default_active_thread_percentage 100",
+    ]
+
+
+@pytest.mark.parametrize("text", ["version: v1\n", MODE % "mpsLimits: false"], ids=["", "hamis-mode"])
+def test_without_anything_to_share_the_command_waits(
+    driver: Any, command: Callable[..., list[str]], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with running(command(), driver.environment) as process:
         assert process.stderr.readline().startswith("nothing is shared by MPS on this node")
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 0
 
 

@@ -127,7 +127,7 @@ def test_mig_strategies_and_isolation_change_nothing_in_this_mode(
 
 def test_sharing_a_partitioned_resource_is_a_contradiction(node: Callable[..., Any]) -> None:
     sharing = {"nvidia.com/gpu": Replicas(2, Sharing.TIME_SLICING)}
-    with pytest.raises(ValueError, match="cards are partitioned and not shared; remove"):
+    with pytest.raises(ValueError, match="mode mig divides the cards itself; remove"):
         node(section=section(), sharing=sharing).plan(Snapshot((card(),)))
 
 
