@@ -444,7 +444,8 @@ OPTIONS: tuple[Option, ...] = (
         "flags.mpsRoot",
         PATH,
         "",
-        "Directory on the host that is shared with the MPS daemon; needed for sharing.mps.",
+        "Directory on the host that is shared with the MPS daemon; needed for sharing.mps and "
+        "nvidia.mpsLimits.",
         "mpsRoot",
     ),
     _agent(

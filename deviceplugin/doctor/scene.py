@@ -77,7 +77,8 @@ class Scene:
     that limit them and `control_variable` the one that switches libvgpu off; by `visible_variables`
     vendors' runtimes are told which devices a container sees. `cooperative` are the resources whose
     limits hold only by co-operation, each with what keeps it from being handed out, or nothing.
-    `answers` is None where no driver was asked. `cluster` is None where there is no way to an API server, for the reason in `no_cluster`.
+    `answers` is None where no driver was asked. `cluster` is None where there is no way to an API
+    server, for the reason in `no_cluster`.
     """
 
     root: Path

@@ -61,6 +61,20 @@ def test_devices_as_text_and_as_json() -> None:
     assert [device["memory_mib"] for device in answer["devices"]] == [16384, 16384]
 
 
+@pytest.mark.parametrize(
+    ("sharing", "word"),
+    [("limited", "limited"), ("mps", "mps (cooperative)"), ("exclusive", "exclusive")],
+)
+def test_devices_say_how_they_are_shared(tmp_path: Path, sharing: str, word: str) -> None:
+    config = tmp_path / "config.yaml"
+    split = "" if sharing == "exclusive" else f", split: {{count: 4, sharing: {sharing}}}"
+    config.write_text(f"mock: {{node: {{devices: [{{model: M}}]{split}}}}}")
+    line = ["devices", "--vendors", "mock", "--config-file", str(config)]
+    assert f" {word} " in run(*line).stdout
+    (answer,) = json.loads(run(*line, "-o", "json").stdout)
+    assert set(answer["sharing"].values()) == {word}
+
+
 def test_an_unknown_vendor_is_named_with_those_there_are() -> None:
     done = run("devices", "--vendors", "nope")
     assert done.returncode == 1

@@ -293,6 +293,31 @@ def test_without_config_json_there_are_no_overrides(loader: Any) -> None:
     assert nvidia(loaded).operating_mode == "hami-core"
 
 
+MODE_MPS = '{"nodeconfig": [{"name": "node-a", "operatingmode": "mps"}]}'
+
+
+@pytest.mark.parametrize(
+    ("text", "config_json", "source"),
+    [
+        ("nvidia: {deviceSplitCount: 4}", MODE_MPS, "/etc/config.json"),
+        ("nvidia: {deviceSplitCount: 4, operatingMode: mps}", "", "/etc/agent.yaml"),
+    ],
+    ids=["for-a-node", "for-all"],
+)
+def test_hamis_mode_mps_is_explained_until_the_operator_says_what_is_meant(
+    text: str, config_json: str, source: str, loader: Any
+) -> None:
+    more = {"config_json": config_json} if config_json else {}
+    (warning,) = loader(text, **more).warnings
+    assert (warning.source, warning.path, warning.value) == (source, "nvidia.operatingMode", "mps")
+    assert "limits are kept by libvgpu" in warning.rule
+    assert "hami-core" in warning.remedy
+    assert "nvidia.mpsLimits: true" in warning.remedy
+    meant = loader(text.replace("}", ", mpsLimits: true}"), **more)
+    assert meant.warnings == ()
+    assert (nvidia(meant).operating_mode, nvidia(meant).mps_limits) == ("mps", True)
+
+
 @given(
     st.builds(
         NodeOverride,

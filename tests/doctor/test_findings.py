@@ -166,6 +166,16 @@ def _(world: Any) -> None:
     world.with_scene(answers=(Answer("nvidia", unhealthy=(("GPU-1", "Xid 79"),)),))
 
 
+@breaks("sharing-down")
+def _(world: Any) -> None:
+    world.with_scene(cooperative={GPU: "the MPS daemon is not ready"})
+
+
+@breaks("limits-cooperative")
+def _(world: Any) -> None:
+    world.with_scene(cooperative={GPU: ""})
+
+
 @breaks("device-left-out")
 def _(world: Any) -> None:
     world.with_scene(answers=(Answer("nvidia", problems=("GPU-1: no memory",)),))

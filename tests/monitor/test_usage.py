@@ -85,6 +85,19 @@ def test_a_container_whose_vendor_keeps_no_regions_has_its_limit(container: Make
     assert (found.state, found.devices[0].limit_bytes) == ("not-kept", 3000 * MIB)
 
 
+def test_limits_that_processes_keep_by_themselves_are_called_cooperative(container: Make) -> None:
+    for where in ("", "uid_main"):
+        found = usage(container(cache_dir=where, cooperative=True), None)
+        assert (found.isolation.active, found.isolation.reason) == (None, Reason.COOPERATIVE)
+        assert (found.state, found.devices[0].limit_bytes) == ("not-kept", 3000 * MIB)
+
+
+def test_what_libvgpu_wrote_counts_before_what_the_node_does_now(container: Make, gpu: str) -> None:
+    """A container that was started before the node's operating mode was changed."""
+    found = usage(container(cooperative=True), region(process(1, (1, 2)), uuids=(gpu,)))
+    assert (found.isolation.active, found.state) == (True, "read")
+
+
 def test_a_region_that_cannot_be_read_leaves_use_unknown(container: Make) -> None:
     problem = RegionError("d/r.cache", Fault.NOT_A_FILE, "it is a pipe", "find out")
     found = usage(container(), problem)

@@ -11,10 +11,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -824,6 +826,231 @@ async def test_what_no_partition_can_honour_is_refused_and_leaves_the_cards_alon
     assert reason in (await cluster.run("default", "p")).failure
     assert instances(machine) == {}
     await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+
+
+# --- operating mode mps ------------------------------------------------------------------------
+
+MPS = {"operatingMode": "mps", "mpsLimits": True, "deviceSplitCount": 10}
+MPS_ROOT = "/run/nvidia/mps"
+MPS_PLACE = f"{MPS_ROOT}/{RESOURCE}"
+MPS_CONTROL = Path(__file__).parents[1] / "fakelibs" / "mps" / "mps_control.py"
+MPS_MOUNTS = {
+    f"/mps/{RESOURCE}/pipe": (f"{MPS_PLACE}/pipe", False),
+    "/dev/shm": (f"{MPS_ROOT}/shm", False),
+}
+
+
+class Daemons:
+    """``deviceplugin mps`` on a machine, with a control program that writes down what it is told."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine, root = machine, machine.cluster.root
+        self.host = machine.host / MPS_ROOT.lstrip("/")
+        self.told = root / "told"
+        self._config, self._programs = root / "mps.yaml", root / "bin"
+        self._config.write_text(json.dumps({"version": "v1", "nvidia": MPS}))
+        self._programs.mkdir()
+        for name in ("nvidia-smi", "mount"):
+            (self._programs / name).write_text("#!/bin/sh\n")
+            (self._programs / name).chmod(0o755)
+        (self._programs / "nvidia-cuda-mps-control").symlink_to(MPS_CONTROL)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it says that it is ready."""
+        self._run()
+        await self.machine.cluster.settled(self._ready, 60.0)
+
+    def _run(self) -> None:
+        self.machine.scenario.write_text(DRIVER + CARDS)
+        options = {
+            "config-file": self._config, "node-name": NODE, "mps-dir": self.host,
+            "host-root": self.machine.host, "nvidia-driver-root": self.machine.driver,
+            "container-driver-root": self.machine.driver,
+        }  # fmt: skip
+        main = "import sys; from deviceplugin.cli.mps import mps; mps(sys.argv[1:])"
+        path = f"{self._programs}:{os.environ['PATH']}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", main, *(f"--{k}={v}" for k, v in options.items())],
+            env={**os.environ, "PATH": path, "FAKE_MPS_RECORD": str(self.told)},
+        )
+
+    def _ready(self) -> bool:
+        """Whether its marks are its own, and not those of one before."""
+        assert self._process is not None
+        assert self._process.poll() is None
+        return (self.host / ".ready").exists() and any(self.host.rglob("*.pid"))
+
+    def kill(self) -> None:
+        """It and its control daemon end without a word, as with their container."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        for file in self.host.rglob("*.pid"):
+            os.kill(int(file.read_text()), signal.SIGKILL)
+            file.unlink()
+
+
+@pytest.fixture
+def daemons(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemons]:
+    """On a node whose kubelet learns at once what has changed."""
+    monkeypatch.setattr("deviceplugin.runtime.IMPEDIMENT_POLL_SECONDS", 0.05)
+    made = Daemons(machine)
+    yield made
+    made.kill()
+
+
+def healthy(machine: Machine) -> bool:
+    states = machine.cluster.kubelet.devices(RESOURCE).values()
+    return all(state.health == "Healthy" for state in states)
+
+
+def by_mps(machine: Machine, mode: Mapping[str, Any], uuids: str, limits: Any) -> dict[str, Any]:
+    """The whole of what a container gets that MPS limits: what any gets of the cards, the way to
+    the daemon, and nothing of libvgpu.
+    """
+    expected = machine.expected(mode, "", uuids, limits)
+    expected["env"]["CUDA_MPS_PIPE_DIRECTORY"] = f"/mps/{RESOURCE}/pipe"
+    cards = {k: v for k, v in expected["mounts"].items() if k.startswith(f"/{LIBRARIES}")}
+    return {**expected, "mounts": {**cards, **MPS_MOUNTS}}
+
+
+@pytest.mark.parametrize(
+    "mode", [LOCKED, LOCKED_CDI, DEFERRED, ANNOTATED],
+    ids=["envvar", "locked-cdi-cri", "cdi-cri", "cdi-annotations"],
+)  # fmt: skip
+async def test_in_mode_mps_each_container_gets_exactly_its_own(
+    daemons: Daemons, machine: Machine, mode: dict[str, Any]
+) -> None:
+    await daemons.start()
+    assert daemons.told.read_text().splitlines()[:3] == [
+        "set_default_device_pinned_mem_limit 0 81559M",
+        "set_default_device_pinned_mem_limit 1 81559M",
+        "set_default_active_thread_percentage 100",
+    ]
+    section = {**MPS, "deviceMemoryScaling": 2, "libCudaLogLevel": "1"}
+    agent = await machine.start(mode, section, mps_root=MPS_ROOT)
+    assert machine.registered == (
+        '[{"id":"GPU-a","count":10,"devmem":81559,"devcore":100,"type":"NVIDIA A100-SXM4-80GB",'
+        '"mode":"mps","health":true,"devicepairscore":{}},'
+        '{"id":"GPU-b","index":1,"count":10,"devmem":81559,"devcore":100,'
+        '"type":"NVIDIA-Tesla P4","mode":"mps","health":true,"devicepairscore":{}}]'
+    )
+    both = [("GPU-b", 200, 20), ("GPU-a", 3000, 30)]
+    outcome = await machine.run([("GPU-b", 500, 3)], [], both)
+    assert outcome.failure == ""
+    seen = {name: machine.process(config) for name, config in outcome.containers.items()}
+    assert seen["c0"] == by_mps(
+        machine,
+        mode,
+        "GPU-b",
+        {
+            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=500M",
+            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "3",
+        },
+    )
+    assert seen["c1"] == {"env": {}, "mounts": {}, "devices": []}
+    assert seen["c2"] == by_mps(
+        machine,
+        mode,
+        "GPU-a,GPU-b",
+        {
+            "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=3000M,1=200M",
+            "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "20",
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        },
+    )
+    assert not (machine.host / "usr/local/vgpu/containers").exists()
+    cluster = machine.cluster
+    await cluster.settled(lambda: cluster.pod_annotations("p")[BIND_PHASE] == "success")
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+    assert cluster.kubelet.findings == []
+    assert await asyncio.to_thread(samples, agent, "deviceplugin_isolation_active") == []
+    unknown = await asyncio.to_thread(samples, agent, "deviceplugin_isolation_unknown")
+    owner = {"namespace": "default", "pod": "p", "reason": "cooperative"}
+    assert unknown == [({**owner, "container": name}, 1.0) for name in ("c0", "c2")]
+
+
+@BY_CRI
+async def test_what_people_write_is_what_a_client_of_mps_gets(
+    daemons: Daemons, machine: Machine, mode: dict[str, Any]
+) -> None:
+    """Placed on cards of this mode by NVIDIA's scheduling half."""
+    await daemons.start()
+    await machine.start(mode, MPS, mps_root=MPS_ROOT)
+    backends = scheduling_backends("nvidia", MPS)
+    limits = {RESOURCE: "2", "nvidia.com/gpumem-percentage": "50", "nvidia.com/gpucores": "25"}
+    container = {"name": "main", "image": "x", "resources": {"limits": limits}}
+    meta = {"name": "p", "namespace": "default", "annotations": {"nvidia.com/vgpu-mode": "mps"}}
+    machine.cluster.create(admit({"metadata": meta, "spec": {"containers": [container]}}, backends))
+    scheduler = machine.cluster.scheduler(Habit.HAMI28)
+    await asyncio.to_thread(place_pod, scheduler, "default", "p", backends)
+    outcome = await machine.cluster.run("default", "p", 5.0)
+    assert outcome.failure == ""
+    env = machine.process(outcome.containers["main"])["env"]
+    assert env["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] == "0=40779M,1=40779M"
+    assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
+
+
+@BY_CRI
+async def test_without_its_daemon_nothing_is_handed_out_and_the_remedy_is_named(
+    daemons: Daemons, machine: Machine, mode: dict[str, Any]
+) -> None:
+    agent = await machine.start(mode, MPS, mps_root=MPS_ROOT)
+    cluster = machine.cluster
+    await cluster.until(lambda: not healthy(machine))
+    reason = (
+        f"the MPS daemon of {RESOURCE} is not ready: {MPS_ROOT}/.ready is missing on the node; run "
+        "`deviceplugin mps` there and look at its log"
+    )
+    assert agent.readiness.blockers()[f"{RESOURCE} impediment"] == reason
+    if mode is DEFERRED:  # in the other its lock would have to expire
+        await machine.place([("GPU-a", 500, 3)], name="early")
+        assert "unhealthy devices" in (await cluster.run("default", "early")).failure
+    await daemons.start()
+    await cluster.until(lambda: healthy(machine))
+    outcome = await machine.run([("GPU-a", 500, 3)])
+    assert outcome.failure == ""
+
+
+@BY_CRI
+async def test_a_container_that_starts_again_waits_for_a_daemon_that_died(
+    daemons: Daemons, machine: Machine, mode: dict[str, Any]
+) -> None:
+    await daemons.start()
+    await machine.start(mode, MPS, mps_root=MPS_ROOT)
+    outcome = await machine.run([("GPU-a", 500, 3)])
+    assert outcome.failure == ""
+    daemons.kill()
+    assert (daemons.host / ".ready").exists(), "marks outlive who made them"
+    left = f"{MPS_PLACE}/pipe/control is left over .* run `deviceplugin mps` there"
+    await machine.refusal("p", left)
+    await machine.cluster.until(lambda: not healthy(machine))
+    await daemons.start()
+    await machine.cluster.until(lambda: healthy(machine))
+    again = await machine.cluster.start("default", "p", "c0")
+    assert machine.process(again) == machine.process(outcome.containers["c0"])
+
+
+@BY_CRI
+@pytest.mark.parametrize(
+    ("name", "cards"),
+    [
+        ("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", 1),
+        ("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", 1),
+        ("CUDA_MPS_PIPE_DIRECTORY", 1),
+        ("CUDA_VISIBLE_DEVICES", 2),
+    ],
+)
+async def test_in_mode_mps_a_pod_that_sets_a_limit_itself_is_refused(
+    daemons: Daemons, machine: Machine, mode: dict[str, Any], name: str, cards: int
+) -> None:
+    await daemons.start()
+    await machine.start(mode, MPS, mps_root=MPS_ROOT)
+    grant = [(f"GPU-{letter}", 500, 3) for letter in "ab"[:cards]]
+    await machine.place(grant, env={name: "0"})
+    outcome = await machine.cluster.run("default", "p")
+    assert f"container c0 of pod default/p sets {name}, which limits devices" in outcome.failure
 
 
 # --- what the library writes -------------------------------------------------------------------

@@ -10,9 +10,10 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
-PIPE = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
-os.chdir(PIPE)  # addresses of sockets are short
+PID = Path("nvidia-cuda-mps-control.pid")
+os.chdir(os.environ["CUDA_MPS_PIPE_DIRECTORY"])  # addresses of sockets are short
 
 
 def alive() -> bool:
@@ -25,14 +26,12 @@ def alive() -> bool:
 
 
 def start() -> None:
-    if os.path.exists("control"):
-        os.unlink("control")
+    Path("control").unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind("control")
     listener.listen(100)
     if child := os.fork():
-        with open("nvidia-cuda-mps-control.pid", "w") as file:
-            file.write(str(child))
+        PID.write_text(str(child))
         return
     os.setsid()
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -43,14 +42,13 @@ def start() -> None:
 
 
 def command(lines: list[str]) -> int:
-    with open(os.environ["FAKE_MPS_RECORD"], "a") as record:
+    with Path(os.environ["FAKE_MPS_RECORD"]).open("a") as record:
         record.writelines(f"{line}\n" for line in lines)
     if not alive():
         print("Cannot find MPS control daemon process", file=sys.stderr)
         return 1
     if lines == ["quit"]:
-        with open("nvidia-cuda-mps-control.pid") as file:
-            os.kill(int(file.read()), signal.SIGKILL)
+        os.kill(int(PID.read_text()), signal.SIGKILL)
         while alive():
             time.sleep(0.01)
     elif lines[0].startswith("get_"):

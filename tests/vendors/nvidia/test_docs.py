@@ -25,12 +25,14 @@ def test_the_configurations_shown_are_accepted_without_a_word(tmp_path: Path, te
     assert loaded.warnings == ()
     settings = read(vendor_settings(loaded.config, "nvidia"))
     assert settings.split or settings.sharing
+    if settings.section.operating_mode == "mps":
+        assert settings.mps
     if settings.dynamic_mig:
         assert geometry.match("NVIDIA A100-SXM4-40GB", settings.geometries)
 
 
 def test_there_are_examples_of_all_ways_to_share() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
 
 
 def test_the_page_names_every_class_and_every_ignored_error() -> None:

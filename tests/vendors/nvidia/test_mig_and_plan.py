@@ -249,11 +249,15 @@ def test_mps_limits_only_where_the_operator_says_both(
 
 
 @pytest.mark.parametrize("strategy", ["none", "single", "mixed"])
-@pytest.mark.parametrize("devices", [(gpu(0), gpu(1, True)), (gpu(0, True), instance(0, 0, "1g.5gb"))])
+@pytest.mark.parametrize(
+    "devices", [(gpu(0), gpu(1, True)), (gpu(0, True), instance(0, 0, "1g.5gb"))]
+)
 def test_in_mode_mps_nothing_may_be_in_mig_mode(
     node: Callable[..., Any], strategy: str, devices: Any
 ) -> None:
-    with pytest.raises(ValueError, match="operating mode mps: GPU-. is in MIG mode, which MPS can"):
+    with pytest.raises(
+        ValueError, match=r"operating mode mps: GPU-. is in MIG mode, which MPS can"
+    ):
         node(section=MODE, migStrategy=strategy).plan(Snapshot(devices))
 
 
@@ -261,7 +265,7 @@ def test_in_mode_mps_a_card_is_not_split_into_more_than_mps_has_clients(
     node: Callable[..., Any],
 ) -> None:
     card = replace(gpu(0), attributes={"cuda.compute-capability": "7.0"})
-    with pytest.raises(ValueError, match="allows 16 clients; lower nvidia.deviceSplitCount"):
+    with pytest.raises(ValueError, match=r"allows 16 clients; lower nvidia\.deviceSplitCount"):
         node(section={**MODE, "deviceSplitCount": 17}).plan(Snapshot((card,)))
 
 

@@ -330,7 +330,9 @@ def test_the_command_runs_a_daemon_for_what_schedulers_hand_out(
     ]
 
 
-@pytest.mark.parametrize("text", ["version: v1\n", MODE % "mpsLimits: false"], ids=["", "hamis-mode"])
+@pytest.mark.parametrize(
+    "text", ["version: v1\n", MODE % "mpsLimits: false"], ids=["", "hamis-mode"]
+)
 def test_without_anything_to_share_the_command_waits(
     driver: Any, command: Callable[..., list[str]], tmp_path: Path, text: str
 ) -> None:
