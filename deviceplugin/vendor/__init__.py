@@ -500,8 +500,9 @@ class Safeguarded(Protocol):
     def impediment(self, plan: ResourcePlan) -> str:
         """Why no container can be given this resource now; empty when nothing is in the way.
 
-        Cheap (a few stat calls): asked before every Allocate. While there is one, every virtual
-        device of the resource is unhealthy for that reason.
+        Cheap (a few stat calls): asked before every Allocate, and before every start that the agent
+        is asked about. While there is one, every virtual device of the resource is unhealthy for
+        that reason.
         """
 
 

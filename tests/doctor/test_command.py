@@ -131,6 +131,34 @@ def test_the_drivers_are_asked_unless_told_otherwise() -> None:
     assert "mock cannot be served" not in done.output
 
 
+def test_limits_that_processes_keep_by_themselves_are_a_note(tmp_path: Any) -> None:
+    config = tmp_path / "config.yaml"
+    split = "{count: 4, sharing: mps}"
+    config.write_text(f"mock: {{node: {{devices: [{{model: M}}], split: {split}}}}}")
+    line = ["doctor", "--only", "devices", "--vendors", "mock", "--config-file", str(config)]
+    done = CliRunner().invoke(cli, [*line, "-o", "json"])
+    assert "limits-cooperative" in done.output, done.output
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "said"),
+    [
+        ("operatingMode: mps, mpsLimits: true", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", True),
+        ("operatingMode: mps, mpsLimits: true", "CUDA_DEVICE_MEMORY_LIMIT_0", False),
+        ("operatingMode: hami-core", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", False),
+        ("operatingMode: hami-core", "CUDA_DEVICE_MEMORY_LIMIT_0", True),
+    ],
+)
+def test_pods_may_not_set_the_variables_of_the_nodes_own_limits(
+    world: Any, section: str, name: str, said: bool
+) -> None:
+    world.env(name, "1")
+    config = world.root / "mode.yaml"
+    config.write_text(f"nvidia: {{deviceSplitCount: 10, {section}}}\n")
+    done = run(world, "--only", "pods", "--config-file", str(config))
+    assert (name in done.output) == said, done.output
+
+
 def test_one_remedy_stands_for_findings_of_one_sort() -> None:
     findings = tuple(
         Finding("x", "node", Severity.NOTE, f"matter {n}", (), "Do it.") for n in range(9)

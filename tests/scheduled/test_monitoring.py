@@ -62,3 +62,19 @@ async def test_a_standalone_container_is_seen_by_kubelets_word(cluster: Cluster)
     async with asyncio.timeout(10):
         while not await asyncio.to_thread(samples, agent, "vGPU_device_memory_limit_in_bytes"):
             await asyncio.sleep(0.05)
+
+
+async def test_a_standalone_containers_limits_are_cooperative_where_its_own_processes_keep_them(
+    cluster: Cluster,
+) -> None:
+    node = {"devices": [{"model": "M"}], "split": {"count": 4, "sharing": "mps"}}
+    agent = cluster.start_agent({"mock": {"node": node}})
+    await cluster.kubelet.wait_registered(RESOURCE)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    assert (await cluster.run("default", "p")).failure == ""
+    async with asyncio.timeout(10):
+        while not (
+            seen := await asyncio.to_thread(samples, agent, "deviceplugin_isolation_unknown")
+        ):
+            await asyncio.sleep(0.05)
+    assert [line.rpartition("reason=")[2] for line in seen] == ['"cooperative"} 1.0']
