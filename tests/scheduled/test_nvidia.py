@@ -1023,7 +1023,7 @@ async def test_a_container_that_starts_again_waits_for_a_daemon_that_died(
     assert outcome.failure == ""
     daemons.kill()
     assert (daemons.host / ".ready").exists(), "marks outlive who made them"
-    left = f"{MPS_PLACE}/pipe/control is left over .* run `deviceplugin mps` there"
+    left = f"{MPS_PLACE}/pipe/control does not answer .* run `deviceplugin mps` there"
     await machine.refusal("p", left)
     await machine.cluster.until(lambda: not healthy(machine))
     await daemons.start()

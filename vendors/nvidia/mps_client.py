@@ -76,7 +76,7 @@ def impediment(resource: str, settings: NvidiaSettings) -> str:
         if not path.exists():
             return _not_ready(resource, root, path, settings, "is missing")
     if reason := _silence(control):
-        return _not_ready(resource, root, control, settings, f"is left over ({reason})")
+        return _not_ready(resource, root, control, settings, f"does not answer ({reason})")
     return ""
 
 

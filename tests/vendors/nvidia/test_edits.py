@@ -307,7 +307,7 @@ def test_mps_waits_for_a_daemon_that_listens(
             daemon.settimeout(0)
             with pytest.raises(BlockingIOError):
                 daemon.accept()
-    left = f"{before}{control} is left over (Connection refused){remedy}"
+    left = f"{before}{control} does not answer (Connection refused){remedy}"
     assert backend.impediment(MPS) == left, "files outlive a daemon that is killed"
 
 
