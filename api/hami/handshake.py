@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
 __all__ = [
+    "SILENT",
     "TIMEOUT",
     "Action",
     "Handshake",
@@ -40,6 +41,10 @@ _STAMP = re.compile(
     r"(?: (?P<sign>[+-])(?P<hours>\d\d)(?P<minutes>[0-5]\d)(?: .*)?)?",
     re.ASCII,
 )
+
+
+SILENT = frozenset({"NVIDIA"})
+"""Words whose agents do not answer the handshake since HAMi 2.8."""
 
 
 class State(enum.Enum):

@@ -19,7 +19,6 @@ from deviceplugin.apiserver.objects import Node, Pod
 from deviceplugin.doctor.model import Finding, Group, NotCheckedError, Severity, Topic
 from deviceplugin.doctor.scene import Scene
 from deviceplugin.scheduled.patches import FAILED, SUCCESS
-from deviceplugin.scheduled.registration import SILENT
 
 __all__ = ["GROUP", "NodeFacts"]
 
@@ -234,7 +233,7 @@ def _handshakes(facts: NodeFacts) -> Iterator[Finding]:
         if found.state is State.DELETED:
             yield HANDSHAKE_DELETED.found(f"schedulers struck off the {word} devices", evidence)
         elif found.state is State.REQUESTING and verdict.action is Action.DROP:
-            if word not in SILENT:
+            if word not in handshake.SILENT:
                 yield HANDSHAKE_UNANSWERED.found(f"no agent answers for {word}", evidence)
         elif found.state is State.REQUESTING and verdict.write is not None:
             yield HANDSHAKE_UNREADABLE.found(

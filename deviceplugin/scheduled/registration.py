@@ -14,12 +14,12 @@ from types import MappingProxyType
 from deviceplugin.api.hami import handshake, register, scores
 from deviceplugin.api.hami.keys import VENDORS, Registration, VendorKeys
 from deviceplugin.api.hami.register import NodeDevice
+from deviceplugin.api.node import ALLOCATION, DEFERRED
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan
 from deviceplugin.vendor.registered import node_device
 
 __all__ = [
-    "MODE_ANNOTATION",
     "Offer",
     "described",
     "handshakes",
@@ -28,17 +28,11 @@ __all__ = [
     "offer",
 ]
 
-MODE_ANNOTATION = "node.deviceplugin.dev/allocation"
-"""``deferred`` on nodes where a scheduler needs no lock: grants are handed over by evidence."""
-
 OUR_DOMAIN = "deviceplugin.dev"
 
 OWNED_ANNOTATION = "node.deviceplugin.dev/announces"
 """The annotations of the node that are ours, joined by commas: what an agent with another
 configuration, or a clean-up, has to take back, even after everything on the node was lost."""
-
-SILENT = frozenset({"NVIDIA"})
-"""Words whose agents do not answer the handshake since HAMi 2.8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ def node_annotations(offers: Sequence[Offer], *, deferred: bool) -> dict[str, st
         if item.scores and keys.score:
             wanted[keys.score] = scores.encode(item.scores, keys.score)
     if deferred and wanted:
-        wanted[MODE_ANNOTATION] = "deferred"
+        wanted[ALLOCATION] = DEFERRED
     return wanted
 
 
@@ -138,7 +132,7 @@ def handshakes(
         answer = handshake.answer(
             current.get(keys.handshake),
             now,
-            answers=keys.common_word not in SILENT,
+            answers=keys.common_word not in handshake.SILENT,
             changed=changed,
         )
         if answer is not None:

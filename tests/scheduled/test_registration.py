@@ -8,8 +8,8 @@ from typing import Any
 
 from deviceplugin.api.hami import register
 from deviceplugin.api.hami.keys import VENDORS
+from deviceplugin.api.node import ALLOCATION
 from deviceplugin.scheduled.registration import (
-    MODE_ANNOTATION,
     handshakes,
     node_annotations,
     offer,
@@ -58,8 +58,8 @@ def test_links_are_told_where_they_are_wanted_and_only_of_offered_cards(plan: An
 def test_a_node_with_deferred_grants_says_so(plan: Any, table: Any) -> None:
     made = offer(plan, table, None, scored=False)
     assert made
-    assert node_annotations([made], deferred=True)[MODE_ANNOTATION] == "deferred"
-    assert MODE_ANNOTATION not in node_annotations([made], deferred=False)
+    assert node_annotations([made], deferred=True)[ALLOCATION] == "deferred"
+    assert ALLOCATION not in node_annotations([made], deferred=False)
 
 
 def test_a_resource_that_no_scheduler_knows_has_no_offer(plan: Any, table: Any) -> None:
