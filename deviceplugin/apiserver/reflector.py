@@ -46,7 +46,7 @@ class ExpiredError(Exception):
 class Reflector(Generic[T]):
     """The objects of one collection by ``namespace/name``, projected by `project`.
 
-    `project` is pure and may raise `ValueError`: that object is then left out and told of.
+    `project` is pure; None leaves an object out, `ValueError` as well but is told of.
     `changed` is called on the loop, once a change.
     """
 
@@ -54,7 +54,7 @@ class Reflector(Generic[T]):
         self,
         api: Api,
         path: Path,
-        project: Callable[[Mapping[str, Any]], T],
+        project: Callable[[Mapping[str, Any]], T | None],
         changed: Callable[[Change[T]], None],
         field_selector: str = "",
     ) -> None:

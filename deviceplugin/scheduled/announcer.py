@@ -12,11 +12,11 @@ from typing import Any
 import structlog
 
 from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.node import ANNOUNCES
 from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.readiness import Readiness
 from deviceplugin.scheduled.node import ScheduledNode
 from deviceplugin.scheduled.registration import (
-    OWNED_ANNOTATION,
     Offer,
     handshakes,
     keys_of,
@@ -100,10 +100,10 @@ class Announcer:
         there = current.keys() | self._told.keys()
         gone = {*stale, *withdrawn} & there - wanted.keys() - shaken
         ours = {*wanted, *owned(current), *(item.keys.handshake for item in offers)} - gone
-        if named := sorted(key for key in ours if key and key != OWNED_ANNOTATION):
-            wanted[OWNED_ANNOTATION] = ",".join(named)
+        if named := sorted(key for key in ours if key and key != ANNOUNCES):
+            wanted[ANNOUNCES] = ",".join(named)
         else:
-            gone |= {OWNED_ANNOTATION} & current.keys()
+            gone |= {ANNOUNCES} & current.keys()
         patch: dict[str, Any] = {k: v for k, v in wanted.items() if current.get(k) != v}
         changed = bool(patch) and bool(self._told)
         patch |= handshakes(offers, current, datetime.now(UTC), changed)
@@ -136,7 +136,7 @@ class Announcer:
         """What an agent before us may have left, once every vendor has had time to speak up.
         Nothing while another agent serves vendors here, whose annotations are ours, too.
         """
-        found = owned(current) - {OWNED_ANNOTATION}
+        found = owned(current) - {ANNOUNCES}
         if asyncio.get_running_loop().time() - self._started <= SETTLE_SECONDS or not found:
             return frozenset()
         try:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from deviceplugin.api.hami import handshake, register, scores
 from deviceplugin.api.hami.keys import VENDORS, Registration, VendorKeys
 from deviceplugin.api.hami.register import NodeDevice
-from deviceplugin.api.node import ALLOCATION, DEFERRED
+from deviceplugin.api.node import ALLOCATION, ANNOUNCES, DEFERRED
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import PhysicalDevice, ResourcePlan
 from deviceplugin.vendor.registered import node_device
@@ -29,10 +29,6 @@ __all__ = [
 ]
 
 OUR_DOMAIN = "deviceplugin.dev"
-
-OWNED_ANNOTATION = "node.deviceplugin.dev/announces"
-"""The annotations of the node that are ours, joined by commas: what an agent with another
-configuration, or a clean-up, has to take back, even after everything on the node was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +107,9 @@ def owned(current: Mapping[str, str]) -> frozenset[str]:
     """The annotations of a node that are ours to remove, by its own word. Only names that agents
     of this sort ever write count, so that nobody can make us remove another's.
     """
-    named = current.get(OWNED_ANNOTATION, "").split(",")
+    named = current.get(ANNOUNCES, "").split(",")
     ours = {key for key in named if key.partition("/")[0].endswith(OUR_DOMAIN) or _is_known(key)}
-    return frozenset(current.keys() & {*ours, OWNED_ANNOTATION})
+    return frozenset(current.keys() & {*ours, ANNOUNCES})
 
 
 def _is_known(key: str) -> bool:

@@ -19,13 +19,12 @@ import pytest
 from deviceplugin.api.hami import nodelock
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
 from deviceplugin.api.hami.poddevices import ContainerDevice, MigSlot
-from deviceplugin.api.node import ALLOCATION
+from deviceplugin.api.node import ALLOCATION, ANNOUNCES
 from deviceplugin.cdi import UnresolvableError
 from deviceplugin.cleanup import api_items, check_idle, file_items
 from deviceplugin.registry import Registry
 from deviceplugin.registry import load as load_registry
 from deviceplugin.scheduled.identity import Identity
-from deviceplugin.scheduled.registration import OWNED_ANNOTATION
 from deviceplugin.testing.cluster import NODE, Cluster, devices, manifest
 from deviceplugin.testing.kubelet import ContainerConfig, StartError
 from deviceplugin.testing.scheduling import Habit, Wish
@@ -601,7 +600,7 @@ async def test_the_node_says_what_it_has_and_restores_what_is_removed(cluster: C
     await cluster.ready(KEYS, RESOURCE)
     annotations = cluster.node_annotations()
     assert annotations[ALLOCATION] == "deferred"
-    assert str(KEYS.register) in annotations[OWNED_ANNOTATION].split(",")
+    assert str(KEYS.register) in annotations[ANNOUNCES].split(",")
     cluster.server.patch("nodes", NODE, {"metadata": {"annotations": {str(KEYS.register): None}}})
     assert agent.announcer is not None
     await asyncio.sleep(0.3)

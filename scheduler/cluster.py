@@ -1,0 +1,258 @@
+"""The cluster as it is now: nodes, and what pods hold of their devices.
+
+Values come in by events in any order, twice or never; a view of a node is made of them when it is
+asked for and kept until something of that node changes. Everything here belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from deviceplugin.placement.fit import Backends
+from deviceplugin.placement.observe import Held, NodeView, cards_with, node_view
+from deviceplugin.scheduler.nodes import NodeRecord, withdrawn
+from deviceplugin.scheduler.pods import Decided, PodRecord
+from deviceplugin.scheduler.room import Order, Room, room_of
+
+__all__ = ["Cluster", "Holding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one pod holds on one node."""
+
+    uid: str
+    namespace: str
+    name: str
+    node: str
+    held: Decided
+
+
+@dataclass(slots=True)
+class _Node:
+    """A node and what was made of it; `bare` has nothing in use, `view` and `room` are None until
+    they are asked for.
+    """
+
+    record: NodeRecord | None = None
+    bare: NodeView | None = None
+    problems: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+    holdings: dict[str, Holding] = field(default_factory=dict)
+    view: NodeView | None = None
+    room: Room | None = None
+
+
+class Cluster:
+    """Nodes by name, holdings by the pod's uid.
+
+    What a pod holds is what was *assumed* of it by a decision of this process, else what the watch
+    saw. `changed` hears of each uid whose holding changed, with what it was and is.
+    """
+
+    def __init__(
+        self,
+        backends: Backends,
+        changed: Callable[[Holding | None, Holding | None], None] = lambda _old, _new: None,
+    ) -> None:
+        self.backends = backends
+        self._changed = changed
+        self._nodes: dict[str, _Node] = {}
+        self._seen: dict[str, Holding] = {}
+        self._assumed: dict[str, Holding] = {}
+        self._stale: set[str] = set()
+        self._order = Order()
+
+    # --- what is heard --------------------------------------------------------------------------
+
+    def set_node(self, record: NodeRecord) -> None:
+        """A node is there, or is another than it was. What is told of its devices is decoded only
+        when that changed.
+        """
+        node = self._nodes.setdefault(record.name, _Node())
+        out = frozenset(w for w, b in self.backends.items() if withdrawn(record, b))
+        words = self.backends.keys() - out
+        if node.record is None or node.record.inventory != record.inventory or node.words != words:
+            served = [self.backends[word] for word in self.backends if word in words]
+            node.bare, problems = node_view(record.inventory, served)
+            node.problems, node.words = tuple(map(str, problems)), frozenset(words)
+            self._touch(record.name)
+        node.record = record
+
+    def drop_node(self, name: str) -> None:
+        """A node is gone; what pods hold there counts again if it comes back."""
+        node = self._nodes.get(name)
+        if node is None:
+            return
+        node.record = node.bare = None
+        self._touch(name)
+        if not node.holdings:
+            del self._nodes[name]
+
+    def set_pod(self, record: PodRecord) -> None:
+        """The watch saw a pod that was decided about."""
+        if record.counts_on and record.held:
+            self._see(
+                record.uid,
+                Holding(record.uid, record.namespace, record.name, record.node, record.held),
+            )
+        else:
+            self._see(record.uid, None)
+
+    def drop_pod(self, uid: str) -> None:
+        """A pod is gone or has ended."""
+        before = self.holding(uid)
+        self._seen.pop(uid, None)
+        self._assumed.pop(uid, None)
+        self._moved(uid, before)
+
+    # --- what is decided -------------------------------------------------------------------------
+
+    def assume(self, holding: Holding) -> None:
+        """A pod counts with this from now on, whatever the watch has seen of it so far."""
+        before = self.holding(holding.uid)
+        self._assumed[holding.uid] = holding
+        self._moved(holding.uid, before)
+
+    def forget(self, uid: str) -> None:
+        """What was assumed of a pod is void; what the watch sees of it counts."""
+        before = self.holding(uid)
+        self._assumed.pop(uid, None)
+        self._moved(uid, before)
+
+    def assumed(self, uid: str) -> Holding | None:
+        """What was assumed of a pod and the watch has not shown yet."""
+        return self._assumed.get(uid)
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    def holding(self, uid: str) -> Holding | None:
+        """What a pod holds."""
+        return self._assumed.get(uid) or self._seen.get(uid)
+
+    def holdings(self) -> Iterator[Holding]:
+        """What all pods hold."""
+        for uid in {*self._seen, *self._assumed}:
+            found = self.holding(uid)
+            if found is not None:
+                yield found
+
+    def names(self) -> tuple[str, ...]:
+        """The nodes that are there."""
+        return tuple(name for name, node in self._nodes.items() if node.record is not None)
+
+    def record(self, name: str) -> NodeRecord | None:
+        """A node as it was last heard of."""
+        node = self._nodes.get(name)
+        return node.record if node else None
+
+    def problems(self, name: str) -> tuple[str, ...]:
+        """The annotations of a node that cannot be read."""
+        node = self._nodes.get(name)
+        return node.problems if node else ()
+
+    def view(self, name: str, without: Iterable[str] = ()) -> NodeView | None:
+        """A node with everything in use but what the pods with these uids hold; None for a node
+        that is not there.
+        """
+        node = self._nodes.get(name)
+        if node is None or node.bare is None:
+            return None
+        left_out = node.holdings.keys() & set(without)
+        if left_out:
+            return _in_use(node.bare, (h for u, h in node.holdings.items() if u not in left_out))
+        if node.view is None:
+            node.view = _in_use(node.bare, node.holdings.values())
+        return node.view
+
+    def room(self, name: str) -> Room | None:
+        """What is left on a node; None for a node that is not there."""
+        self._settle()
+        node = self._nodes.get(name)
+        return node.room if node else None
+
+    def by_score(self, *, fullest_first: bool) -> Iterator[str]:
+        """The nodes that have devices, by how full they are."""
+        self._settle()
+        return reversed(self._order) if fullest_first else iter(self._order)
+
+    def drift(self, name: str) -> bool:
+        """Whether what is kept of a node differs from what everything says when it is counted anew;
+        if so it is set right.
+        """
+        node = self._nodes.get(name)
+        if node is None:
+            return False
+        found = {h.uid: h for h in self.holdings() if h.node == name}
+        same = found == node.holdings
+        if node.bare is not None and node.record is not None and same:
+            served = [b for w, b in self.backends.items() if w in node.words]
+            bare, _ = node_view(node.record.inventory, served)
+            fresh = _in_use(bare, found.values())
+            same = (node.view is None or _same(node.view, fresh)) and (
+                name in self._stale or node.room == room_of(fresh)
+            )
+        if not same:
+            node.holdings = found
+            self._touch(name)
+        return not same
+
+    # --- how it is kept --------------------------------------------------------------------------
+
+    def _see(self, uid: str, holding: Holding | None) -> None:
+        before = self.holding(uid)
+        if holding is None:
+            self._seen.pop(uid, None)
+        else:
+            self._seen[uid] = holding
+            if self._assumed.get(uid) == holding:
+                del self._assumed[uid]
+        self._moved(uid, before)
+
+    def _moved(self, uid: str, before: Holding | None) -> None:
+        after = self.holding(uid)
+        if after == before:
+            return
+        if before is not None and (node := self._nodes.get(before.node)) is not None:
+            node.holdings.pop(uid, None)
+            self._touch(before.node)
+            if not node.holdings and node.record is None:
+                del self._nodes[before.node]
+        if after is not None:
+            self._nodes.setdefault(after.node, _Node()).holdings[uid] = after
+            self._touch(after.node)
+        self._changed(before, after)
+
+    def _touch(self, name: str) -> None:
+        self._nodes[name].view = None
+        self._stale.add(name)
+
+    def _settle(self) -> None:
+        for name in self._stale:
+            node, view = self._nodes.get(name), self.view(name)
+            if node is None or view is None or not view.cards:
+                self._order.remove(name)
+                if node is not None:
+                    node.room = None if view is None else room_of(view)
+            else:
+                node.room = room_of(view)
+                self._order.put(name, node.room.score)
+        self._stale.clear()
+
+
+def _in_use(bare: NodeView, holdings: Iterable[Holding]) -> NodeView:
+    held: dict[str, list[Held]] = {}
+    for holding in sorted(holdings, key=lambda h: (h.namespace, h.name, h.uid)):
+        for word, items in holding.held.items():
+            held.setdefault(word, []).extend(items)
+    cards = {w: cards_with(c, held[w]) if w in held else c for w, c in bare.cards.items()}
+    return replace(bare, cards=MappingProxyType(cards))
+
+
+def _same(one: NodeView, other: NodeView) -> bool:
+    def plain(view: NodeView) -> Mapping[str, object]:
+        return {word: tuple(cards) for word, cards in view.cards.items()}
+
+    return plain(one) == plain(other) and one.cordoned == other.cordoned

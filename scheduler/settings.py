@@ -1,0 +1,27 @@
+"""What a scheduler may be told. Source: hami-scheduler.md 1.1; defaults are those of HAMi v2.8."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from deviceplugin.api.hami import nodelock
+from deviceplugin.vendor.scheduling import Policy
+
+__all__ = ["SchedulerSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """`name` is the scheduler that pods name; `node_policy` and `card_policy` rank where a pod does
+    not say otherwise. A foreign node lock older than `lock_timeout` may be taken over if its pod no
+    longer waits there. A bind gives up `bind_patience` seconds after it came: kube-scheduler waits
+    for 30 seconds. Only nodes with all `node_labels` are looked at.
+    """
+
+    name: str = "hami-scheduler"
+    node_policy: Policy = Policy.BINPACK
+    card_policy: Policy = Policy.SPREAD
+    lock_timeout: timedelta = nodelock.TIMEOUT
+    bind_patience: float = 25.0
+    node_labels: tuple[tuple[str, str], ...] = field(default=())
