@@ -206,9 +206,9 @@ class Cluster:
         if holding is None:
             self._seen.pop(uid, None)
         else:
+            # A pod that is bound is decided for good.
             self._seen[uid] = holding
-            if self._assumed.get(uid) == holding:
-                del self._assumed[uid]
+            self._assumed.pop(uid, None)
         self._moved(uid, before)
 
     def _moved(self, uid: str, before: Holding | None) -> None:

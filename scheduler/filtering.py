@@ -24,7 +24,17 @@ from deviceplugin.vendor.scheduling import (
     Unfit,
 )
 
-__all__ = ["Allowed", "Found", "Nowhere", "Request", "choose", "request", "why"]
+__all__ = [
+    "Allowed",
+    "Found",
+    "Nowhere",
+    "Placement",
+    "Request",
+    "choose",
+    "fits_without",
+    "request",
+    "why",
+]
 
 Allowed = Callable[[Placement], Reason | None]
 """Why a placement that fits may still not be, None when it may: a namespace's quota."""
@@ -117,6 +127,12 @@ def why(
     if isinstance(found, Unfit):
         return found
     return allowed(found) or found
+
+
+def fits_without(cluster: Cluster, wanted: Request, name: str, gone: Collection[str]) -> bool:
+    """Whether the pod would fit on a node if the pods with these uids were gone."""
+    view = cluster.view(name, {wanted.pod.uid, *gone})
+    return view is not None and isinstance(_place(cluster, wanted, view), Placement)
 
 
 def _from_the_best(cluster: Cluster, wanted: Request, names: Collection[str]) -> Iterator[str]:

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-__all__ = ["JSON_PATCH", "MERGE_PATCH", "Api", "ApiError", "Path", "is_configured"]
+__all__ = [
+    "JSON_PATCH",
+    "MERGE_PATCH",
+    "Api",
+    "ApiError",
+    "Path",
+    "is_configured",
+    "official_client",
+]
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -97,8 +105,10 @@ def is_configured(environ: Mapping[str, str] = os.environ) -> bool:
     return "KUBERNETES_SERVICE_HOST" in environ or "KUBECONFIG" in environ
 
 
-def _official_client() -> Any:
-    """An `ApiClient` of the official library with its own retries off: ours know what is asked."""
+def official_client(connections: int = 4) -> Any:
+    """An `ApiClient` of the official library with its own retries off: ours know what is asked.
+    So many connections stay open.
+    """
     from kubernetes import client, config
 
     configuration = client.Configuration()
@@ -108,21 +118,24 @@ def _official_client() -> Any:
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.retries = False
-    configuration.connection_pool_maxsize = 4
+    configuration.connection_pool_maxsize = connections
     return client.ApiClient(configuration)
 
 
 class Api:
     """Requests by path. Every coroutine raises `ApiError` and nothing else."""
 
-    def __init__(self, connect: Callable[[], Any] = _official_client) -> None:
+    def __init__(
+        self, connect: Callable[[], Any] = official_client, at_once: int = REQUESTS_AT_ONCE
+    ) -> None:
+        """`at_once` requests are under way at a time, watches not counted."""
         self._connect = connect
         self._client: Any = None
         self._lock = threading.Lock()
         self.calls = 0
         """Requests made so far, watches included."""
         # Its own, so that a server that is slow to answer keeps nobody from files and devices.
-        self._threads = ThreadPoolExecutor(REQUESTS_AT_ONCE, "API request")
+        self._threads = ThreadPoolExecutor(at_once, "API request")
 
     async def get(self, path: Path, **query: str) -> dict[str, Any]:
         """One object, or one page of a collection."""

@@ -10,6 +10,7 @@ from deviceplugin.version import __version__
 
 COMMANDS = {
     "serve": ("deviceplugin.cli.serve:serve", "Run the node agent."),
+    "scheduler": ("deviceplugin.cli.scheduler:scheduler", "Run the scheduler extender."),
     "demo": ("deviceplugin.cli.demo:demo", "Watch pods get their slices, without hardware."),
     "devices": ("deviceplugin.cli.devices:devices", "List the devices of this node."),
     "record": ("deviceplugin.cli.record:record", "Save what this node's drivers say."),

@@ -298,8 +298,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not node:
             raise StatusError(500, "", "target.name: Required value")  # a real one says no more
 
+        uid = (body.get("metadata") or {}).get("uid")
+
         def edit(pod: Object) -> Object:
             if pod["metadata"].get("deletionTimestamp"):
+                raise conflict("pods/binding", target.name)
+            if uid and uid != pod["metadata"]["uid"]:
                 raise conflict("pods/binding", target.name)
             if current := pod["spec"].get("nodeName"):
                 raise StatusError(

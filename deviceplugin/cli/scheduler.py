@@ -1,0 +1,233 @@
+"""``deviceplugin scheduler``: kube-scheduler's extender in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deviceplugin.vendor.scheduling import Policy
+
+if TYPE_CHECKING:
+    from deviceplugin.vendor.scheduling import SchedulingBackend
+
+IGNORED = (
+    "default-mem",
+    "default-cores",
+    "default-gpu",
+    "kube-qps",
+    "kube-burst",
+    "kube-timeout",
+    "enable-ascend",
+    "enable-iluvatar",
+    "debug",
+    "profiling",
+    "v",
+    "logtostderr",
+)
+"""Flags of HAMi's scheduler that mean nothing here (hami-scheduler.md 1.1): taken, and told of."""
+
+DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+REQUESTS_AT_ONCE = 32
+
+
+class Duration(click.ParamType[timedelta]):
+    """A Go duration of hours, minutes and seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        """``5m``, ``1h30m``, ``90s``."""
+        if isinstance(value, timedelta):
+            return value
+        found = DURATION.fullmatch(str(value))
+        if not found or not any(found.groups()):
+            self.fail(f"{value!r} is no duration: write 5m, 90s or 1h30m", param, ctx)
+        hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+
+
+class Labels(click.ParamType[tuple[tuple[str, str], ...]]):
+    """``key=value[,key=value]``."""
+
+    name = "labels"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[str, str], ...]:
+        """All of them have to be on a node."""
+        if isinstance(value, tuple):
+            return value
+        pairs = []
+        for part in filter(None, str(value).split(",")):
+            key, sign, text = part.strip().partition("=")
+            if not sign or not key:
+                self.fail(f"{part!r} is not key=value", param, ctx)
+            pairs.append((key, text))
+        return tuple(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The command's flags."""
+
+    listen: str
+    cert_file: str
+    key_file: str
+    scheduler_name: str
+    node_policy: str
+    card_policy: str
+    device_config_file: str
+    lock_timeout: timedelta
+    node_labels: tuple[tuple[str, str], ...]
+    log_level: str
+    log_format: str
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": False, "help_option_names": ["-h", "--help"]}
+)
+@click.option("--http_bind", "listen", default="127.0.0.1:8080", show_default=True,
+              help="Where filter, bind and preempt are answered.")  # fmt: skip
+@click.option("--cert_file", default="", help="PEM certificate; with --key_file it is HTTPS.")
+@click.option("--key_file", default="", help="PEM key of the certificate.")
+@click.option("--scheduler-name", default="hami-scheduler", show_default=True,
+              help="The name that pods give in spec.schedulerName.")  # fmt: skip
+@click.option("--node-scheduler-policy", "node_policy", default="binpack", show_default=True,
+              type=click.Choice([Policy.BINPACK.value, Policy.SPREAD.value]),
+              help="Which node first, unless a pod says otherwise.")  # fmt: skip
+@click.option("--gpu-scheduler-policy", "card_policy", default="spread", show_default=True,
+              type=click.Choice([policy.value for policy in Policy]),
+              help="Which card first, unless a pod says otherwise.")  # fmt: skip
+@click.option("--device-config-file", default="", help="HAMi's device-config.yaml, or our own.")
+@click.option("--node-lock-timeout", "lock_timeout", default="5m", type=Duration(),
+              show_default=True,
+              help="Age at which an abandoned node lock may be taken over.")  # fmt: skip
+@click.option("--node-label-selector", "node_labels", default="", type=Labels(),
+              help="Only nodes with all these labels: key=value[,key=value].")  # fmt: skip
+@click.option("--log-level", default="info", show_default=True,
+              type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
+@click.option("--log-format", default="auto", show_default=True,
+              type=click.Choice(["auto", "console", "json"]))  # fmt: skip
+def scheduler(**values: Any) -> None:
+    """Run the scheduler extender until SIGTERM.
+
+    It watches pods and nodes, and answers kube-scheduler's filter, bind and preempt for the devices
+    of every installed vendor. Exit codes: 0 stopped by a signal, 1 refused configuration, 2 wrong
+    usage.
+    """
+    from deviceplugin.log import setup
+
+    ignored = {key: values.pop(key) for key in list(values) if key.startswith("ignored_")}
+    given = Given(**values)
+    backends = _backends(given.device_config_file)
+    setup(given.log_level, given.log_format)
+    try:
+        asyncio.run(_serve(given, backends, [key for key, value in ignored.items() if value]))
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+for _name in IGNORED:
+    scheduler.params.append(
+        click.Option(
+            [
+                f"-{_name}" if len(_name) == 1 else f"--{_name}",
+                f"ignored_{_name}".replace("-", "_"),
+            ],
+            default=None,
+            hidden=True,
+            is_flag=_name in ("enable-ascend", "enable-iluvatar", "debug", "profiling"),
+        )
+    )
+
+
+def _backends(path: str) -> tuple[SchedulingBackend, ...]:
+    """Every installed vendor's scheduling half, made for its section of the file."""
+    from deviceplugin import registry
+    from deviceplugin.config import ConfigError, load
+    from deviceplugin.config.settings import section_of
+
+    found = registry.load()
+    arguments: Mapping[str, object] = {"node_name": "scheduler"}
+    if path:
+        arguments = {**arguments, "config_file": path}
+    try:
+        loaded = load(arguments, {}, vendor_names=found.vendors)
+        made: list[SchedulingBackend] = []
+        for vendor in found.vendors.values():
+            made += registry.load_scheduling(vendor, section_of(loaded.config, vendor))
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(1)
+    except RuntimeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    return tuple(_unique(made))
+
+
+def _unique(backends: Iterable[SchedulingBackend]) -> Iterable[SchedulingBackend]:
+    """One backend a word and a resource: the mock vendor has those of the vendor that it plays."""
+    words: set[str] = set()
+    resources: set[str] = set()
+    for backend in backends:
+        word, resource = backend.keys.common_word, backend.resources.count
+        if word not in words and resource not in resources:
+            words.add(word)
+            resources.add(resource)
+            yield backend
+
+
+async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored: list[str]) -> None:
+    import ssl
+
+    import structlog
+
+    from deviceplugin.apiserver.client import Api, official_client
+    from deviceplugin.scheduler.run import Scheduler
+    from deviceplugin.scheduler.server import Server
+    from deviceplugin.scheduler.service import Alone, Unlimited
+    from deviceplugin.scheduler.settings import SchedulerSettings
+    from deviceplugin.version import __version__
+
+    log = structlog.get_logger()
+    log.info("starting", version=__version__, scheduler=given.scheduler_name)
+    for name in ignored:
+        flag = name.removeprefix("ignored_").replace("_", "-")
+        log.warning("a flag of HAMi's scheduler has no meaning here", flag=flag)
+    tls = None
+    if given.cert_file and given.key_file:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        tls.load_cert_chain(given.cert_file, given.key_file)
+    settings = SchedulerSettings(
+        name=given.scheduler_name,
+        node_policy=Policy(given.node_policy),
+        card_policy=Policy(given.card_policy),
+        lock_timeout=given.lock_timeout,
+        node_labels=given.node_labels,
+    )
+    api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
+    running = Scheduler(settings, backends, api, Alone(), Unlimited())
+    server = Server(running.routes(), running.blockers)
+    await server.start(given.listen, tls)
+    log.info("answering", address=":".join(map(str, server.address)), tls=tls is not None)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    task = asyncio.create_task(running.run())
+    await stop.wait()
+    log.info("stopping")
+    await server.close()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,178 @@
+"""The lock that a node needs while its agent cannot tell pods apart (hami-scheduler.md 3.6).
+
+Whoever wants a node waits in line: within this process by an asyncio lock a node, which is fair,
+for others by the watch. One conditional write takes the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from deviceplugin.api.hami import keys, nodelock
+from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.hami.nodelock import NodeLock
+from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.apiserver.reflector import Reflector
+from deviceplugin.scheduler.nodes import NodeRecord
+from deviceplugin.scheduler.pods import ENDED
+
+__all__ = ["LockedError", "NodeLocks"]
+
+LOOK_SECONDS = 1.0
+"""An expired lock is seen at the latest so long after it expired."""
+
+
+class LockedError(Exception):
+    """A node stays locked for somebody else; the text says for whom, and since when."""
+
+
+class NodeLocks:
+    """The locks of all nodes. Every coroutine raises `ApiError` and `LockedError`."""
+
+    def __init__(
+        self,
+        api: Api,
+        nodes: Reflector[NodeRecord],
+        timeout: timedelta,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api, self._nodes, self._timeout = api, nodes, timeout
+        self._now, self._monotonic = now, monotonic
+        self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.waiting = 0
+        """Pods that wait in line now."""
+
+    async def acquire(
+        self, node: str, annotation: str, namespace: str, name: str, until: float
+    ) -> None:
+        """Take a node's lock for a pod, at most until this instant of the monotonic clock. A lock
+        that the pod has already is its own.
+        """
+        line = self._lines[node]
+        self.waiting += 1
+        try:
+            # Only the waiting is cut short: a write that is under way ends, or nobody would know
+            # whose lock it left behind.
+            async with asyncio.timeout(max(until - self._monotonic(), 0)):
+                await line.acquire()
+            try:
+                while not await self._taken(node, annotation, namespace, name, until):
+                    left = until - self._monotonic()
+                    if left <= 0:
+                        raise TimeoutError
+                    await self._news(node, annotation, min(left, LOOK_SECONDS))
+            finally:
+                line.release()
+        except TimeoutError:
+            raise LockedError(self._holder(node, annotation)) from None
+        finally:
+            self.waiting -= 1
+
+    async def release(self, node: str, annotation: str, namespace: str, name: str) -> None:
+        """Give back the pod's own lock; another's stays."""
+        while (record := self._nodes.objects.get(f"/{node}")) is not None:
+            lock = self._lock(record, annotation)
+            if lock is None or not lock.held_by(namespace, name):
+                return
+            if await self._written(record, annotation, None):
+                return
+
+    def forget(self, node: str) -> None:
+        """A node is gone: nobody waits for it any more."""
+        if node in self._lines and not self._lines[node].locked():
+            del self._lines[node]
+
+    async def _taken(
+        self, node: str, annotation: str, namespace: str, name: str, until: float
+    ) -> bool:
+        """Whether the lock is the pod's now; False while another needs it, or it is too late."""
+        while self._monotonic() < until:
+            record = self._nodes.objects.get(f"/{node}")
+            if record is None:
+                raise LockedError(f"node {node} is gone")
+            lock = self._lock(record, annotation)
+            if lock is not None:
+                if lock.held_by(namespace, name):
+                    return True
+                if not await self._abandoned(node, lock):
+                    return False
+            text = nodelock.encode(NodeLock(self._now(), namespace, name), annotation)
+            if await self._written(record, annotation, text):
+                return True
+        return False
+
+    def _lock(self, record: NodeRecord, annotation: str) -> NodeLock | None:
+        text = record.moving.get(annotation)
+        if text is None:
+            return None
+        try:
+            return nodelock.decode(text, annotation)
+        except AnnotationError as error:
+            raise LockedError(f"node {record.name}: {error}") from None
+
+    async def _written(self, record: NodeRecord, annotation: str, text: str | None) -> bool:
+        """Whether the write came on exactly what was read; if not, the node is read anew."""
+        path = Path.node(record.name)
+        change: Mapping[str, Any] = {
+            "metadata": {
+                "annotations": {annotation: text},
+                "resourceVersion": record.version,
+            }
+        }
+        try:
+            self._nodes.learn(await self._api.patch(path, change, MERGE_PATCH))
+        except ApiError as error:
+            if not error.is_conflict:
+                raise
+            await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311
+            self._nodes.learn(await self._api.get(path))
+            return False
+        return True
+
+    async def _abandoned(self, node: str, lock: NodeLock) -> bool:
+        """Whether nobody waits behind a lock: it has expired, and its pod is gone, was bound
+        elsewhere, or has been served. A lock of a pod that is gone need not expire.
+        """
+        old = nodelock.expired(lock, self._now(), self._timeout)
+        if not lock.names_pod:
+            return old
+        try:
+            pod = await self._api.get(Path.pod(lock.namespace, lock.name))
+        except ApiError as error:
+            if error.is_missing:
+                return True
+            raise
+        return old and not _waits(pod, node)
+
+    async def _news(self, node: str, annotation: str, seconds: float) -> None:
+        record = self._nodes.objects.get(f"/{node}")
+        before = record.moving.get(annotation) if record else None
+
+        def changed() -> bool:
+            now = self._nodes.objects.get(f"/{node}")
+            return now is None or now.moving.get(annotation) != before
+
+        await self._nodes.wait_for(changed, seconds)
+
+    def _holder(self, node: str, annotation: str) -> str:
+        record = self._nodes.objects.get(f"/{node}")
+        text = record.moving.get(annotation, "nobody") if record else "nobody"
+        within = f"{int(self._timeout.total_seconds())}s"
+        return f"node {node} has been locked within {within}: {text}: node lock contention"
+
+
+def _waits(pod: Mapping[str, Any], node: str) -> bool:
+    metadata = pod.get("metadata") or {}
+    phase = (metadata.get("annotations") or {}).get(keys.BIND_PHASE)
+    return (
+        (pod.get("status") or {}).get("phase") not in ENDED
+        and (pod.get("spec") or {}).get("nodeName") in (node, None, "")
+        and phase == "allocating"
+    )

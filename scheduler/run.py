@@ -1,0 +1,90 @@
+"""The scheduler put together: what it watches, what it answers, and what runs beside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+import structlog
+
+from deviceplugin.apiserver.client import Api
+from deviceplugin.scheduler.binding import Binder
+from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.events import Events
+from deviceplugin.scheduler.nodelock import NodeLocks
+from deviceplugin.scheduler.registration import Handshakes
+from deviceplugin.scheduler.server import Routes
+from deviceplugin.scheduler.service import Allowance, ExtenderService, Leading
+from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.scheduler.watching import Watching
+from deviceplugin.vendor.scheduling import SchedulingBackend
+
+__all__ = ["Scheduler"]
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
+
+
+class Scheduler:
+    """One replica. `backends` are those of all vendors, in the order in which they see a pod."""
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        backends: Iterable[SchedulingBackend],
+        api: Api,
+        leading: Leading,
+        allowance: Allowance,
+    ) -> None:
+        self.settings = settings
+        self.cluster = Cluster({backend.keys.common_word: backend for backend in backends})
+        self.watching = Watching(api, self.cluster, settings.node_labels)
+        self.locks = NodeLocks(api, self.watching.nodes, settings.lock_timeout)
+        self.events = Events(api, settings.name)
+        self.leading = leading
+        binder = Binder(api, self.cluster, self.locks, self.watching.pod, leading.is_leader)
+        self.service = ExtenderService(
+            settings,
+            api,
+            self.cluster,
+            binder,
+            self.events,
+            leading,
+            allowance,
+            lambda: self.watching.synced,
+        )
+        self._handshakes = Handshakes(api, self.cluster, leading.is_leader)
+
+    def routes(self) -> Routes:
+        """What is answered, by path."""
+        return {
+            "/filter": self.service.filter,
+            "/bind": self.service.bind,
+            "/preempt": self.service.preempt,
+        }
+
+    def blockers(self) -> Mapping[str, str]:
+        """Why this replica is not ready, by name. Followers are ready: they serve the webhook."""
+        return {} if self.watching.synced else {"cluster": "not seen whole yet"}
+
+    async def run(self) -> None:
+        """Until cancelled; a part that ends is started again."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_again("watches", self.watching.run))
+            group.create_task(_again("events", self.events.run))
+            group.create_task(_again("handshakes", self._handshakes.run))
+
+
+async def _again(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    loop = asyncio.get_running_loop()
+    delay = BACKOFF_FIRST
+    while True:
+        started = loop.time()
+        try:
+            await run()
+        except Exception:
+            structlog.get_logger().exception("a part of the scheduler ended", part=name)
+        if loop.time() - started > BACKOFF_MOST:
+            delay = BACKOFF_FIRST
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, BACKOFF_MOST)

@@ -1,0 +1,87 @@
+"""The HTTP side: routes of HAMi's scheduler, bounded and never without an answer
+(hami-scheduler.md 1.4).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from aiohttp import web
+
+__all__ = ["Routes", "Server"]
+
+MOST_BODY = 64 * 1024 * 1024
+"""Bytes of a request: 5,000 whole nodes, as autoscalers send them, stay below it."""
+
+Handler = Callable[[bytes], Awaitable[bytes]]
+Routes = Mapping[str, Handler]
+"""What is answered to a POST, by path: JSON to JSON."""
+
+
+class Server:
+    """Serves until it is closed. `blockers` says why this replica is not ready, by name."""
+
+    def __init__(self, routes: Routes, blockers: Callable[[], Mapping[str, str]]) -> None:
+        self._routes, self._blockers = routes, blockers
+        self._runner: web.AppRunner | None = None
+        self.address: tuple[str, int] = ("", 0)
+        """Where it listens, as really bound."""
+
+    async def start(self, listen: str, tls: ssl.SSLContext | None = None) -> None:
+        """Listen on ``host:port``, port 0 for any. Raises `OSError`, naming the flag."""
+        app = web.Application(client_max_size=MOST_BODY)
+        for path, handler in self._routes.items():
+            app.router.add_post(path, _answering(path, handler))
+        app.router.add_get("/healthz", _healthy)
+        app.router.add_get("/readyz", self._ready)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await self._runner.setup()
+        host, _, port = listen.rpartition(":")
+        try:
+            site = web.TCPSite(
+                self._runner, host.strip("[]") or "127.0.0.1", int(port), ssl_context=tls
+            )
+            await site.start()
+        except (OSError, ValueError) as error:
+            await self._runner.cleanup()
+            raise OSError(
+                f"cannot listen on {listen!r}: {getattr(error, 'strerror', None) or error}; give "
+                "another host:port with --http_bind"
+            ) from None
+        found = self._runner.addresses[0]
+        self.address = (str(found[0]), int(found[1]))
+
+    async def close(self) -> None:
+        """Answer what is under way, then stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        found = self._blockers()
+        text = "".join(f"{name}: {reason}\n" for name, reason in found.items()) or "ok\n"
+        return web.Response(status=503 if found else 200, text=text)
+
+
+def _answering(path: str, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+    log = structlog.get_logger().bind(path=path)
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.read()
+        if not body:
+            return web.Response(status=400, text="Please send a request body\n")
+        try:
+            found = await handler(body)
+        except ValueError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except Exception:
+            log.exception("a request was not answered")
+            return web.Response(status=500, text="an error of the scheduler's own, see its log\n")
+        return web.Response(body=found, content_type="application/json")
+
+    return answer
+
+
+async def _healthy(_request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")

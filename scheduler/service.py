@@ -1,0 +1,298 @@
+"""What kube-scheduler asks an extender: filter, bind, preempt; from bytes to bytes.
+
+Between the choice of a node and the moment when it counts nothing else runs, so that two filters
+never give away the same thing; only then is it written to the pod.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from deviceplugin.api.hami.errors import AnnotationError
+from deviceplugin.api.hami.keys import VGPU_NODE
+from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.placement.objects import pod_spec
+from deviceplugin.placement.observe import Held
+from deviceplugin.placement.write import decision
+from deviceplugin.scheduler import extender, filtering
+from deviceplugin.scheduler.binding import Binder, NotBoundError
+from deviceplugin.scheduler.cluster import Cluster, Holding
+from deviceplugin.scheduler.events import (
+    BINDING_FAILED,
+    BINDING_SUCCEED,
+    FILTERING_FAILED,
+    FILTERING_SUCCEED,
+    Events,
+)
+from deviceplugin.scheduler.filtering import Found, Nowhere, Request
+from deviceplugin.scheduler.nodes import node_record
+from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.vendor.scheduling import PodSpec, Reason
+
+__all__ = ["Allowance", "Alone", "ExtenderService", "Leading", "Unlimited"]
+
+MOST_NAMED = 20
+"""Nodes that an event names for one reason."""
+
+
+class Leading(Protocol):
+    """Whether this replica decides."""
+
+    def is_leader(self) -> bool:
+        """At this instant."""
+
+    @property
+    def holder(self) -> str:
+        """Who does, for people."""
+
+
+class Alone:
+    """The only replica: no election."""
+
+    holder = "this replica"
+
+    def is_leader(self) -> bool:
+        """Always."""
+        return True
+
+
+class Allowance(Protocol):
+    """What a namespace may still use."""
+
+    def allows(self, wanted: Request, placement: filtering.Placement) -> Reason | None:
+        """Why a placement that fits may not be; None when it may."""
+
+
+class Unlimited:
+    """No namespace has a quota."""
+
+    def allows(self, wanted: Request, placement: filtering.Placement) -> Reason | None:
+        """Everything."""
+
+
+@dataclass(slots=True)
+class ExtenderService:
+    """Answers for one scheduler. `synced` says whether the cluster is known, `counts` what was
+    answered, by verb and outcome.
+    """
+
+    settings: SchedulerSettings
+    api: Api
+    cluster: Cluster
+    binder: Binder
+    events: Events
+    leading: Leading
+    allowance: Allowance
+    synced: Callable[[], bool]
+    clock_ns: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], float] = time.monotonic
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    # --- filter -----------------------------------------------------------------------------------
+
+    async def filter(self, body: bytes) -> bytes:
+        """One node of those that are offered, or why none."""
+        try:
+            asked = extender.parse_filter(body)
+            pod = pod_spec(asked.pod)
+            if unable := self._unable():
+                return self._filtered("unable", error=unable)
+            wanted = self._request(self.cluster, pod)
+        except (ValueError, AttributeError) as error:
+            return self._filtered("refused", error=str(error))
+        if asked.nodes is not None:
+            return self._simulated(wanted, asked.nodes)
+        if asked.names is None:
+            return self._filtered("refused", error="extender args without NodeNames and Nodes")
+        if not wanted.words:
+            return self._filtered("nothing asked", asked.names)
+        return await self._decided(wanted, asked.names)
+
+    async def _decided(self, wanted: Request, names: Sequence[str]) -> bytes:
+        pod = wanted.pod
+        found = self._choose(self.cluster, wanted, names)
+        if isinstance(found, Nowhere):
+            self.cluster.forget(pod.uid)
+            self._say(pod, FILTERING_FAILED, _nowhere(found, len(names)))
+            return self._filtered("nowhere", failed=_texts(found))
+        try:
+            annotations = self._annotations(wanted, found)
+        except (AnnotationError, ValueError) as error:
+            self._say(pod, FILTERING_FAILED, str(error))
+            return self._filtered("refused", error=str(error))
+        node = found.placement.node
+        self.cluster.assume(_holding(wanted, found, self.cluster))
+        change = {
+            "metadata": {
+                "uid": pod.uid,
+                "annotations": annotations,
+                "labels": {VGPU_NODE: node},
+            }
+        }
+        try:
+            await self.api.patch(Path.pod(pod.namespace, pod.name), change, MERGE_PATCH)
+        except ApiError as error:
+            self.cluster.forget(pod.uid)
+            self._say(pod, FILTERING_FAILED, str(error))
+            return self._filtered("not written", error=str(error))
+        message = (
+            f"find fit node({node}), {found.passed} nodes not fit, "
+            f"1 nodes fit({node}:{found.placement.score:.2f})"
+        )
+        self._say(pod, FILTERING_SUCCEED, message)
+        return self._filtered("placed", [node])
+
+    def _annotations(self, wanted: Request, found: Found) -> dict[str, str]:
+        record = self.cluster.record(found.placement.node)
+        return decision(
+            found.placement,
+            found.view,
+            wanted.pod,
+            wanted.asks,
+            self.cluster.backends,
+            self.clock_ns(),
+            init_listed=record is not None and record.ours,
+        )
+
+    def _simulated(self, wanted: Request, items: Sequence[Mapping[str, Any]]) -> bytes:
+        """What would be on these nodes as they are given; nothing is kept or written."""
+        if not wanted.words:
+            return self._filtered("simulated", nodes=items)
+        imagined = Cluster(self.cluster.backends)
+        by_name: dict[str, Mapping[str, Any]] = {}
+        for item in items:
+            try:
+                record = node_record(item, self.cluster.backends)
+            except (ValueError, AttributeError) as error:
+                return self._filtered("refused", error=f"a node that is none: {error}")
+            by_name[record.name] = item
+            imagined.set_node(record)
+        for holding in self.cluster.holdings():
+            if holding.node in by_name:
+                imagined.assume(holding)
+        found = self._choose(imagined, wanted, list(by_name))
+        if isinstance(found, Nowhere):
+            return self._filtered("simulated", failed=_texts(found), nodes=())
+        return self._filtered("simulated", nodes=[by_name[found.placement.node]])
+
+    # --- bind -------------------------------------------------------------------------------------
+
+    async def bind(self, body: bytes) -> bytes:
+        """The pod bound to its node, or why not."""
+        until = self.monotonic() + self.settings.bind_patience
+        try:
+            order = extender.parse_bind(body)
+        except ValueError as error:
+            self.counts["bind", "refused"] += 1
+            return extender.bind_result(str(error))
+        if unable := self._unable():
+            self.counts["bind", "unable"] += 1
+            return extender.bind_result(unable)
+        pod = (order.namespace, order.name, order.uid)
+        try:
+            await self.binder.bind(order, until)
+        except NotBoundError as error:
+            self.counts["bind", "failed"] += 1
+            self.events.say(*pod, BINDING_FAILED, str(error))
+            return extender.bind_result(str(error))
+        self.counts["bind", "bound"] += 1
+        message = f"Successfully binding node [{order.node}] to {order.namespace}/{order.name}"
+        self.events.say(*pod, BINDING_SUCCEED, message)
+        return extender.bind_result()
+
+    # --- preempt ----------------------------------------------------------------------------------
+
+    async def preempt(self, body: bytes) -> bytes:
+        """The nodes on which the pod fits once their victims are gone, none to go too."""
+        asked = extender.parse_preempt(body)
+        pod = pod_spec(asked.pod)
+        wanted = self._request(self.cluster, pod)
+        if not wanted.words:
+            return extender.preempt_result(asked.victims, asked.violations)
+        helps = {
+            name: uids
+            for name, uids in asked.victims.items()
+            if filtering.fits_without(self.cluster, wanted, name, uids)
+        }
+        self.counts["preempt", "helps" if helps else "does not help"] += 1
+        return extender.preempt_result(helps, asked.violations)
+
+    # --- what they share --------------------------------------------------------------------------
+
+    def _unable(self) -> str:
+        if not self.leading.is_leader():
+            return f"this replica does not lead: {self.leading.holder} does"
+        if not self.synced():
+            return "the cluster is not known yet: cache not synced"
+        return ""
+
+    def _request(self, cluster: Cluster, pod: PodSpec) -> Request:
+        return filtering.request(cluster, pod, self.settings.node_policy, self.settings.card_policy)
+
+    def _choose(self, cluster: Cluster, wanted: Request, names: Sequence[str]) -> Found | Nowhere:
+        return filtering.choose(
+            cluster,
+            wanted,
+            frozenset(names),
+            lambda placement: self.allowance.allows(wanted, placement),
+        )
+
+    def _filtered(
+        self,
+        outcome: str,
+        names: Sequence[str] | None = None,
+        failed: Mapping[str, str] | None = None,
+        error: str = "",
+        nodes: Sequence[Mapping[str, Any]] | None = None,
+    ) -> bytes:
+        self.counts["filter", outcome] += 1
+        return extender.filter_result(names, failed, error, nodes)
+
+    def _say(self, pod: PodSpec, reason: str, message: str) -> None:
+        self.events.say(pod.namespace, pod.name, pod.uid, reason, message)
+
+
+def _holding(wanted: Request, found: Found, cluster: Cluster) -> Holding:
+    pod = wanted.pod
+    held: dict[str, tuple[Held, ...]] = {}
+    for word, containers in found.placement.containers.items():
+        remembers = cluster.backends[word].remembers
+        remembered = {key: pod.annotations[key] for key in remembers if key in pod.annotations}
+        held[word] = tuple(
+            Held(
+                pod.uid,
+                f"{pod.namespace}/{pod.name}",
+                devices,
+                ask.container.init and not ask.container.sidecar,
+                remembered,
+            )
+            for ask, devices in zip(wanted.asks, containers, strict=True)
+            if devices
+        )
+    node = found.placement.node
+    return Holding(pod.uid, pod.namespace, pod.name, node, MappingProxyType(held))
+
+
+def _texts(found: Nowhere) -> dict[str, str]:
+    return {name: _text(reason) for name, reason in found.reasons.items()}
+
+
+def _text(reason: Reason) -> str:
+    return f"{reason.obstacle}: {reason.detail}" if reason.detail else str(reason.obstacle)
+
+
+def _nowhere(found: Nowhere, offered: int) -> str:
+    """One sentence for people: by reason, how many nodes and some of their names."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in sorted(found.reasons.items()):
+        groups.setdefault(str(reason.obstacle), []).append(name)
+    parts = []
+    for obstacle, names in sorted(groups.items(), key=lambda item: -len(item[1])):
+        more = f",... {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        parts.append(f"{len(names)} nodes {obstacle}({','.join(names[:MOST_NAMED])}{more})")
+    return f"no available node, {offered} nodes do not meet: {'; '.join(parts)}"

@@ -1,0 +1,95 @@
+"""Keeps the cluster up to date with the API server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from deviceplugin.apiserver.client import NODES, PODS, Api
+from deviceplugin.apiserver.reflector import Change, Reflector
+from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.nodes import NodeRecord, node_record
+from deviceplugin.scheduler.pods import PodRecord, pod_record
+
+__all__ = ["Watching"]
+
+CHECK_SECONDS = 30.0
+"""Between two rounds in which every node is counted anew."""
+
+
+class Watching:
+    """Watches of nodes and pods, and the check that what is kept is what they say."""
+
+    def __init__(
+        self, api: Api, cluster: Cluster, node_labels: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        self._cluster, self._labels = cluster, node_labels
+        self.nodes = Reflector[NodeRecord](api, NODES, self._node, self._node_changed)
+        self.pods = Reflector[PodRecord](api, PODS, self._pod, self._pod_changed)
+        self.drift = 0
+        """Nodes that were found to be kept wrongly, so far."""
+        self._problems: dict[str, tuple[str, ...]] = {}
+        self._log = structlog.get_logger()
+
+    @property
+    def synced(self) -> bool:
+        """Whether the whole cluster has been seen since the start."""
+        return self.nodes.synced and self.pods.synced
+
+    @property
+    def problem(self) -> str:
+        """Why nothing new is heard now; empty while all is well."""
+        return self.nodes.problem or self.pods.problem
+
+    def pod(self, namespace: str, name: str) -> PodRecord | None:
+        """A pod that was decided about."""
+        return self.pods.objects.get(f"{namespace}/{name}")
+
+    async def run(self) -> None:
+        """Follow the cluster until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.nodes.run())
+            group.create_task(self.pods.run())
+            group.create_task(self._check())
+
+    def _node(self, item: Mapping[str, Any]) -> NodeRecord | None:
+        labels = (item.get("metadata") or {}).get("labels") or {}
+        if any(labels.get(key) != value for key, value in self._labels):
+            return None
+        return node_record(item, self._cluster.backends)
+
+    def _pod(self, item: Mapping[str, Any]) -> PodRecord | None:
+        return pod_record(item, self._cluster.backends)
+
+    def _node_changed(self, change: Change[NodeRecord]) -> None:
+        if change.new is None:
+            self._cluster.drop_node(change.key.rpartition("/")[2])
+            return
+        self._cluster.set_node(change.new)
+        name = change.new.name
+        problems = self._cluster.problems(name)
+        if problems != self._problems.get(name, ()):
+            self._problems[name] = problems
+            for problem in problems:
+                self._log.warning("a node's devices cannot be read", node=name, reason=problem)
+
+    def _pod_changed(self, change: Change[PodRecord]) -> None:
+        if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
+            self._cluster.drop_pod(change.old.uid)
+        if change.new is not None:
+            if change.new.problems and (change.old is None or not change.old.problems):
+                reasons = "; ".join(change.new.problems)
+                self._log.warning("a pod's devices cannot be read", pod=change.key, reason=reasons)
+            self._cluster.set_pod(change.new)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            for name in self._cluster.names():
+                if self._cluster.drift(name):
+                    self.drift += 1
+                    self._log.warning("a node was counted wrongly and is set right", node=name)
+                await asyncio.sleep(0)

@@ -1,0 +1,345 @@
+"""Filter, bind and preempt over HTTP, on an API server (hami-scheduler.md 1.4, 3.6, 3.7, 4)."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from deviceplugin.api.hami import nodelock, poddevices
+from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS, VGPU_NODE
+from deviceplugin.scheduler.settings import SchedulerSettings
+
+NVIDIA = VENDORS["NVIDIA"]
+
+
+def lock_text(age_seconds: float = 0, pod: str = "other", namespace: str = "default") -> str:
+    at = datetime.now(UTC) - timedelta(seconds=age_seconds)
+    return nodelock.encode(nodelock.NodeLock(at, namespace, pod))
+
+
+async def placed(bench: Any, address: str, name: str, nodes: list[str]) -> str:
+    answer = await bench.filter(address, name, nodes)
+    assert answer["Error"] == ""
+    (node,) = answer["NodeNames"]
+    return str(node)
+
+
+async def test_a_pod_is_placed_and_bound_with_two_writes(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p", memory=2000, cores=20))
+    _, address = await bench.scheduler()
+    assert await placed(bench, address, "p", ["a"]) == "a"
+    pod = bench.server.get("pods", "p", "default")
+    assert pod["metadata"]["labels"][VGPU_NODE] == pod["metadata"]["annotations"][VGPU_NODE] == "a"
+    text = pod["metadata"]["annotations"][NVIDIA.allocated]
+    assert pod["metadata"]["annotations"][NVIDIA.to_allocate] == text
+    ((device,),) = poddevices.decode(text, NVIDIA.allocated)
+    assert (device.memory, device.cores) == (2000, 20)
+    before = len(bench.server.calls)
+    assert await bench.bind(address, "p", "a") == ""
+    writes = [
+        c for c in bench.server.calls[before:] if c.verb != "watch" and "events" not in c.path
+    ]
+    assert [c.path.rpartition("/")[2] for c in writes] == ["a", "binding"]
+    pod = bench.server.get("pods", "p", "default")
+    assert pod["spec"]["nodeName"] == "a"
+    assert pod["metadata"]["annotations"][BIND_PHASE] == "allocating"
+    lock = bench.server.get("nodes", "a")["metadata"]["annotations"][MUTEX_LOCK]
+    assert nodelock.decode(lock).held_by("default", "p")
+
+
+async def test_a_node_that_hands_over_by_evidence_needs_no_lock(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", deferred=True))
+    bench.server.create("pods", make.pod("p"))
+    _, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    before = len(bench.server.calls)
+    assert await bench.bind(address, "p", "a") == ""
+    paths = [c.path for c in bench.server.calls[before:] if "events" not in c.path]
+    assert [path.rpartition("/")[2] for path in paths] == ["binding"]
+    assert MUTEX_LOCK not in bench.server.get("nodes", "a")["metadata"]["annotations"]
+
+
+async def test_what_was_given_away_is_given_once(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000))
+    for name in ("p", "q"):
+        bench.server.create("pods", make.pod(name, memory=600))
+    _, address = await bench.scheduler()
+    answers = await asyncio.gather(*(bench.filter(address, name, ["a"]) for name in ("p", "q")))
+    assert sorted(a["NodeNames"] or [] for a in answers) == [[], ["a"]]
+    (failed,) = [a["FailedNodes"] for a in answers if a["FailedNodes"]]
+    assert "CardInsufficientMemory" in failed["a"]
+
+
+async def test_why_nothing_fits_is_said_for_each_node(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", cards=1))
+    bench.server.create("nodes", make.node("b", cards=2))
+    bench.server.create("pods", make.pod("p", count=2, memory=99999))
+    _, address = await bench.scheduler()
+    answer = await bench.filter(address, "p", ["a", "b", "c"])
+    assert answer["NodeNames"] is None
+    assert answer["FailedNodes"]["c"] == "NodeInsufficientDevice: node unregistered"
+    assert answer["FailedNodes"]["b"].startswith("CardInsufficientMemory")
+    await bench.until(lambda: bench.server.objects("events"))
+    (event,) = bench.server.objects("events")
+    assert event["reason"] == "FilteringFailed"
+    assert "no available node, 3 nodes do not meet" in event["message"]
+
+
+async def test_a_pod_that_asks_for_nothing_goes_anywhere(bench: Any, make: Any) -> None:
+    pod = make.pod("p")
+    pod["spec"]["containers"][0]["resources"] = {}
+    bench.server.create("pods", pod)
+    _, address = await bench.scheduler()
+    answer = await bench.filter(address, "p", ["x", "y"])
+    assert answer["NodeNames"] == ["x", "y"]
+
+
+async def test_whole_nodes_are_judged_without_a_trace(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    pod = bench.server.create("pods", make.pod("p"))
+    made, address = await bench.scheduler()
+    before = bench.server.get("pods", "p", "default")
+    nodes = [make.node("imagined", memory=32000), make.node("small", memory=100)]
+    body = {"Pod": pod, "Nodes": {"items": nodes}, "NodeNames": None}
+    answer = await bench.post(f"{address}/filter", body)
+    assert [n["metadata"]["name"] for n in answer["Nodes"]["items"]] == ["imagined"]
+    assert bench.server.get("pods", "p", "default") == before
+    assert list(made.cluster.holdings()) == []
+
+
+async def test_a_lock_that_is_released_lets_the_next_in(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    bench.server.create("pods", make.pod("other"))
+    _, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    held = {"metadata": {"annotations": {MUTEX_LOCK: lock_text()}}}
+    bench.server.patch("nodes", "a", held)
+    bound = asyncio.create_task(bench.bind(address, "p", "a"))
+    await asyncio.sleep(0.2)
+    assert not bound.done()
+    bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: None}}})
+    assert await bound == ""
+
+
+async def test_who_waits_in_vain_is_told_for_whom_and_leaves_nothing(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    for name in ("p", "other"):
+        bench.server.create("pods", make.pod(name))
+    made, address = await bench.scheduler(SchedulerSettings(bind_patience=0.5))
+    await placed(bench, address, "p", ["a"])
+    text = lock_text()
+    bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: text}}})
+    error = await bench.bind(address, "p", "a")
+    assert "node a has been locked within 300s" in error
+    assert "default,other" in error
+    assert bench.server.get("nodes", "a")["metadata"]["annotations"][MUTEX_LOCK] == text
+    assert list(made.cluster.holdings()) == []
+    assert not bench.server.get("pods", "p", "default")["spec"].get("nodeName")
+
+
+@pytest.mark.parametrize(
+    ("age", "waits", "taken"),
+    [(0, None, True), (600, True, False), (600, False, True), (0, False, False)],
+    ids=["pod gone", "expired but waiting", "expired and served", "young"],
+)
+async def test_a_lock_is_taken_over_only_from_who_no_longer_needs_it(
+    bench: Any, make: Any, age: float, waits: bool | None, taken: bool
+) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    if waits is not None:
+        phase = "allocating" if waits else "success"
+        bench.server.create("pods", make.pod("other", annotations={BIND_PHASE: phase}))
+    _, address = await bench.scheduler(SchedulerSettings(bind_patience=0.5))
+    await placed(bench, address, "p", ["a"])
+    bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: lock_text(age)}}})
+    error = await bench.bind(address, "p", "a")
+    assert (error == "") is taken
+
+
+async def test_a_lock_that_nobody_can_read_is_named(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    _, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: "a,b"}}})
+    error = await bench.bind(address, "p", "a")
+    assert MUTEX_LOCK in error
+    assert "remove the annotation" in error
+
+
+async def test_pods_for_one_node_wait_in_line(bench: Any, make: Any) -> None:
+    """Each gets the lock in its turn, as the node's agent gives it back."""
+    bench.server.create("nodes", make.node("a"))
+    names = [f"p{i}" for i in range(8)]
+    for name in names:
+        bench.server.create("pods", make.pod(name, cores=1))
+    _, address = await bench.scheduler(SchedulerSettings(bind_patience=20.0))
+    for name in names:
+        await placed(bench, address, name, ["a"])
+
+    async def agent() -> None:
+        while True:
+            node = bench.server.get("nodes", "a")
+            if MUTEX_LOCK in node["metadata"]["annotations"]:
+                bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: None}}})
+            await asyncio.sleep(0.02)
+
+    serving = asyncio.create_task(agent())
+    errors = await asyncio.gather(*(bench.bind(address, name, "a") for name in names))
+    serving.cancel()
+    assert errors == [""] * len(names)
+
+
+async def test_a_pod_made_anew_under_the_name_is_not_bound(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", deferred=True))
+    old = bench.server.create("pods", make.pod("p"))
+    made, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    bench.server.delete("pods", "p", "default")
+    bench.server.create("pods", make.pod("p"))
+    body = {
+        "PodName": "p",
+        "PodNamespace": "default",
+        "PodUID": old["metadata"]["uid"],
+        "Node": "a",
+    }
+    answer = await bench.post(f"{address}/bind", body)
+    assert answer["Error"] != ""
+    assert not bench.server.get("pods", "p", "default")["spec"].get("nodeName")
+    await bench.until(lambda: not list(made.cluster.holdings()))
+
+
+async def test_another_replica_binds_what_still_fits_and_nothing_else(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    for name in ("p", "q"):
+        bench.server.create("pods", make.pod(name, memory=600))
+    first, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    first.cluster.forget(bench.server.get("pods", "p", "default")["metadata"]["uid"])
+    await placed(bench, address, "q", ["a"])
+    second, other = await bench.scheduler()
+    await bench.until(lambda: len(second.watching.pods.objects) == 2)
+    assert await bench.bind(other, "p", "a") == ""
+    error = await bench.bind(other, "q", "a")
+    assert "given away meanwhile" in error
+
+
+async def test_a_server_that_refuses_the_decision_leaves_the_room_free(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    made, address = await bench.scheduler()
+    bench.server.faults.deny.add(("patch", "pods"))
+    answer = await bench.filter(address, "p", ["a"])
+    assert "Forbidden" in answer["Error"]
+    assert list(made.cluster.holdings()) == []
+
+
+async def test_a_binding_that_fails_gives_the_lock_back(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    made, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    bench.server.faults.deny.add(("create", "pods"))
+    assert "Forbidden" in await bench.bind(address, "p", "a")
+    assert MUTEX_LOCK not in bench.server.get("nodes", "a")["metadata"]["annotations"]
+    assert list(made.cluster.holdings()) == []
+
+
+class Follower:
+    holder = "replica-b"
+
+    def is_leader(self) -> bool:
+        return False
+
+
+async def test_who_does_not_lead_says_who_does(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    _, address = await bench.scheduler(leading=Follower())
+    answer = await bench.filter(address, "p", ["a"])
+    assert "replica-b" in answer["Error"]
+    assert "replica-b" in await bench.bind(address, "p", "a")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"[]",
+        b'{"NodeNames": ["a"]}',
+        b'{"Pod": {}, "NodeNames": 3}',
+        b'{"Pod": {"metadata": 1}}',
+    ],
+)
+async def test_what_is_no_request_is_answered_with_an_error(bench: Any, body: bytes) -> None:
+    _, address = await bench.scheduler()
+    answer = await bench.post(f"{address}/filter", body)
+    assert answer["Error"] != ""
+    assert answer["NodeNames"] is None
+
+
+async def test_preemption_keeps_the_nodes_where_it_helps(bench: Any, make: Any) -> None:
+    for name in ("a", "b"):
+        bench.server.create("nodes", make.node(name, cards=1, memory=1000, deferred=True))
+    _, address = await bench.scheduler()
+    uids = {}
+    for name, node in (("small", "a"), ("large", "b")):
+        size = 100 if name == "small" else 900
+        stored = bench.server.create("pods", make.pod(name, memory=size))
+        uids[name] = stored["metadata"]["uid"]
+        assert await placed(bench, address, name, [node]) == node
+        assert await bench.bind(address, name, node) == ""
+    other = bench.server.create("pods", make.pod("other", memory=850))
+    await placed(bench, address, "other", ["a"])
+    wanted = bench.server.create("pods", make.pod("wanted", memory=950))
+    body = {
+        "Pod": wanted,
+        "NodeNameToMetaVictims": {
+            "a": {"Pods": [{"UID": uids["small"]}], "NumPDBViolations": 0},
+            "b": {"Pods": [{"UID": uids["large"]}], "NumPDBViolations": 1},
+        },
+    }
+    answer = await bench.post(f"{address}/preempt", body)
+    assert answer == {
+        "NodeNameToMetaVictims": {"b": {"Pods": [{"UID": uids["large"]}], "NumPDBViolations": 1}}
+    }
+    assert other["metadata"]["uid"]
+
+
+async def test_after_a_restart_the_cluster_is_as_it_was(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    bench.server.create("pods", make.pod("p", memory=600))
+    first, address = await bench.scheduler()
+    await placed(bench, address, "p", ["a"])
+    assert await bench.bind(address, "p", "a") == ""
+    second, other = await bench.scheduler()
+    assert list(second.cluster.holdings()) == list(first.cluster.holdings())
+    bench.server.create("pods", make.pod("q", memory=600))
+    answer = await bench.filter(other, "q", ["a"])
+    assert answer["NodeNames"] is None
+
+
+async def test_a_decision_that_a_stranger_wrote_on_his_pod_counts_for_nothing(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000))
+    forged = {
+        VGPU_NODE: "a",
+        NVIDIA.allocated: "GPU-a-0,NVIDIA,1000,100:;",
+        NVIDIA.to_allocate: "GPU-a-0,NVIDIA,1000,100:;",
+    }
+    bench.server.create("pods", make.pod("forged", annotations=forged))
+    bench.server.create("pods", make.pod("p", memory=600))
+    made, address = await bench.scheduler()
+    assert list(made.cluster.holdings()) == []
+    assert await placed(bench, address, "p", ["a"]) == "a"
