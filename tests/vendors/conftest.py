@@ -22,7 +22,9 @@ from deviceplugin import registry
 from deviceplugin.api.hami.keys import MUTEX_LOCK
 from deviceplugin.config import load, settings_of
 from deviceplugin.probe.supervisor import DriverAbsent, Probe, ProbeFailed, SnapshotSeen, Timing
+from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.testing.cluster import Cluster, Outcome
+from deviceplugin.testing.extender import extender
 from deviceplugin.testing.kubelet import ContainerConfig
 from deviceplugin.testing.placing import admit, place_pod, scheduling_backends
 from deviceplugin.testing.scheduling import Habit
@@ -198,6 +200,11 @@ class Machine:
         await self.cluster.settled(lambda: MUTEX_LOCK not in self.cluster.node_annotations())
         stored = self.cluster.create(admit(manifest, self.backends))
         name = str(stored["metadata"]["name"])
+        if habit is Habit.OURS:
+            settings = SchedulerSettings(card_policy=policy)
+            async with extender(self.cluster.api(), self.backends, settings) as ours:
+                await ours.place("default", name, ["node-a"])
+            return name
         scheduler = self.cluster.scheduler(habit)
         await asyncio.to_thread(place_pod, scheduler, "default", name, self.backends, policy)
         return name

@@ -1,0 +1,333 @@
+"""The cluster as events tell it: in any order, twice, or after the fact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deviceplugin.api.hami import handshake
+from deviceplugin.api.hami.keys import VENDORS, VGPU_NODE
+from deviceplugin.api.hami.poddevices import ContainerDevice
+from deviceplugin.placement.fit import Placement, place
+from deviceplugin.placement.objects import pod_spec
+from deviceplugin.placement.observe import Held
+from deviceplugin.scheduler.cluster import Cluster, Holding
+from deviceplugin.scheduler.filtering import Found, Nowhere, choose, request, why
+from deviceplugin.scheduler.nodes import node_record, withdrawn
+from deviceplugin.scheduler.pods import pod_record
+from deviceplugin.scheduler.room import Order, room_of
+from deviceplugin.vendor.scheduling import Policy, Unfit
+
+NODES = ("a", "b", "c")
+NVIDIA = VENDORS["NVIDIA"]
+
+
+@pytest.fixture(scope="module")
+def backends(request: Any) -> Any:
+    from deviceplugin import registry
+
+    found = registry.load_scheduling(registry.load().vendors["nvidia"], {})
+    return {backend.keys.common_word: backend for backend in found}
+
+
+def holding(uid: str, node: str, card: int, memory: int, cores: int) -> Holding:
+    device = ContainerDevice(f"GPU-{node}-{card}", "NVIDIA", memory, cores)
+    held = Held(uid, f"default/{uid}", (device,))
+    return Holding(uid, "default", uid, node, {"NVIDIA": (held,)})
+
+
+def events() -> Any:
+    uid = st.sampled_from(["p", "q", "r", "s"])
+    node = st.sampled_from(NODES)
+    some = st.builds(
+        holding, uid, node, st.integers(0, 2), st.integers(0, 9000), st.integers(0, 60)
+    )
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("assume"), some),
+            st.tuples(st.just("see"), some),
+            st.tuples(st.just("forget"), uid),
+            st.tuples(st.just("drop"), uid),
+            st.tuples(st.just("node"), st.tuples(node, st.integers(1, 3), st.integers(1, 20000))),
+            st.tuples(st.just("gone"), node),
+            st.tuples(st.just("look"), node),
+        ),
+        max_size=40,
+    )
+
+
+def apply(cluster: Cluster, make: Any, kind: str, value: Any) -> None:
+    match kind:
+        case "assume":
+            cluster.assume(value)
+        case "see":
+            cluster._see(value.uid, value)
+        case "forget":
+            cluster.forget(value)
+        case "drop":
+            cluster.drop_pod(value)
+        case "node":
+            name, cards, memory = value
+            cluster.set_node(node_record(make.node(name, cards, memory), cluster.backends))
+        case "gone":
+            cluster.drop_node(value)
+        case "look":
+            cluster.room(value)
+            cluster.view(value)
+
+
+@settings(max_examples=300)
+@given(happened=events())
+def test_what_is_kept_is_what_counting_anew_gives(
+    backends: Any, make_static: Any, happened: Any
+) -> None:
+    cluster = Cluster(backends)
+    for kind, value in happened:
+        apply(cluster, make_static, kind, value)
+    anew = Cluster(backends)
+    for name in cluster.names():
+        record = cluster.record(name)
+        assert record is not None
+        anew.set_node(record)
+    for found in cluster.holdings():
+        anew.assume(found)
+    assert set(anew.names()) == set(cluster.names())
+    for name in NODES:
+        assert anew.view(name) == cluster.view(name)
+        assert anew.room(name) == cluster.room(name)
+        assert not cluster.drift(name)
+    assert list(cluster.by_score(fullest_first=True)) == list(anew.by_score(fullest_first=True))
+
+
+@pytest.fixture(scope="module")
+def make_static() -> Any:
+    from deviceplugin.api.hami import register
+    from deviceplugin.api.hami.keys import NVIDIA_REGISTER
+    from deviceplugin.api.hami.register import NodeDevice
+
+    class Make:
+        @staticmethod
+        def node(name: str, cards: int, memory: int) -> Any:
+            devices = [
+                NodeDevice(
+                    uuid=f"GPU-{name}-{index}",
+                    index=index,
+                    count=3,
+                    memory=memory,
+                    cores=100,
+                    type="NVIDIA-T4",
+                    healthy=index != 2,
+                )
+                for index in range(cards)
+            ]
+            return {
+                "metadata": {
+                    "name": name,
+                    "annotations": {NVIDIA_REGISTER: register.encode(devices)},
+                },
+                "status": {"allocatable": {"nvidia.com/gpu": "9"}},
+            }
+
+    return Make
+
+
+def test_a_count_that_went_wrong_is_found_and_set_right(backends: Any, make_static: Any) -> None:
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(make_static.node("a", 2, 8000), backends))
+    cluster.assume(holding("p", "a", 0, 1000, 10))
+    right = cluster.view("a")
+    cluster._nodes["a"].holdings["x"] = holding("x", "a", 0, 7000, 0)
+    assert cluster.drift("a")
+    assert cluster.view("a") == right
+    assert not cluster.drift("a")
+
+
+def test_a_kept_view_that_went_wrong_is_found(backends: Any, make_static: Any) -> None:
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(make_static.node("a", 2, 8000), backends))
+    right = cluster.view("a")
+    assert right is not None
+    cluster._nodes["a"].view = replace(right, cards={})
+    assert cluster.drift("a")
+    assert cluster.view("a") == right
+
+
+pods = st.lists(
+    st.tuples(st.integers(1, 3), st.integers(0, 9000), st.integers(0, 100), st.booleans()),
+    min_size=1,
+    max_size=14,
+)
+
+
+@settings(max_examples=150)
+@given(
+    nodes=st.lists(st.tuples(st.integers(1, 3), st.integers(1000, 16000)), min_size=1, max_size=3),
+    wanted=pods,
+)
+def test_no_card_is_ever_over_what_it_has_and_the_best_node_is_taken(
+    backends: Any, make_static: Any, nodes: Any, wanted: Any
+) -> None:
+    cluster = Cluster(backends)
+    for name, (cards, memory) in zip(NODES, nodes, strict=False):
+        cluster.set_node(node_record(make_static.node(name, cards, memory), backends))
+    for number, (count, memory, cores, spread) in enumerate(wanted):
+        pod = pod_spec(pod_item(f"p{number}", count, memory, cores))
+        policy = Policy.SPREAD if spread else Policy.BINPACK
+        asked = request(cluster, pod, policy, Policy.SPREAD)
+        found = choose(cluster, asked, NODES)
+        each = {
+            name: place(view, pod, asked.asks, backends, Policy.SPREAD, policy)
+            for name in cluster.names()
+            if (view := cluster.view(name)) is not None
+        }
+        fits = {name: p.score for name, p in each.items() if isinstance(p, Placement)}
+        if isinstance(found, Nowhere):
+            assert fits == {}
+            assert found.reasons.keys() == set(NODES)
+            continue
+        best = min(fits.values()) if spread else max(fits.values())
+        assert fits[found.placement.node] == best
+        taken(cluster, pod.uid, found)
+        for name in cluster.names():
+            view = cluster.view(name)
+            assert view is not None
+            for card in view.cards["NVIDIA"]:
+                assert card.used_memory_mib <= card.device.memory
+                assert card.used_cores <= card.device.cores
+                assert card.used <= card.device.count
+                assert card.device.healthy or not card.used
+
+
+def pod_item(name: str, count: int, memory: int, cores: int) -> dict[str, Any]:
+    limits = {"nvidia.com/gpu": str(count)}
+    if memory:
+        limits["nvidia.com/gpumem"] = str(memory)
+    if cores:
+        limits["nvidia.com/gpucores"] = str(cores)
+    return {
+        "metadata": {"name": name, "namespace": "default", "uid": name},
+        "spec": {"containers": [{"name": "main", "resources": {"limits": limits}}]},
+    }
+
+
+def taken(cluster: Cluster, uid: str, found: Found) -> None:
+    held = tuple(
+        Held(uid, f"default/{uid}", devices)
+        for devices in found.placement.containers["NVIDIA"]
+        if devices
+    )
+    cluster.assume(Holding(uid, "default", uid, found.placement.node, {"NVIDIA": held}))
+
+
+@settings(max_examples=200)
+@given(
+    used=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 5000), st.integers(0, 60)), max_size=6
+    ),
+    count=st.integers(1, 4),
+    memory=st.integers(0, 9000),
+    cores=st.integers(0, 100),
+)
+def test_who_is_turned_away_by_the_figures_has_no_place(
+    backends: Any, make_static: Any, used: Any, count: int, memory: int, cores: int
+) -> None:
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(make_static.node("a", 3, 8000), backends))
+    for number, (card, mib, percent) in enumerate(used):
+        cluster.assume(holding(f"u{number}", "a", card, mib, percent))
+    pod = pod_spec(pod_item("p", count, memory, cores))
+    asked = request(cluster, pod, Policy.BINPACK, Policy.SPREAD)
+    view, room = cluster.view("a"), cluster.room("a")
+    assert view is not None
+    assert room == room_of(view)
+    for ask in asked.asks:
+        for demand in ask.demands.values():
+            if room is not None and room.lacks(demand) is not None:
+                assert isinstance(why(cluster, asked, "a"), Unfit)
+
+
+def test_what_the_pod_itself_holds_is_not_in_its_way(backends: Any, make_static: Any) -> None:
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(make_static.node("a", 1, 1000), backends))
+    cluster.assume(holding("p", "a", 0, 900, 50))
+    pod = pod_spec(pod_item("p", 1, 900, 50))
+    asked = request(cluster, pod, Policy.BINPACK, Policy.SPREAD)
+    assert isinstance(choose(cluster, asked, ["a"]), Found)
+
+
+def test_a_node_that_kubelet_offers_nothing_of_is_not_used(backends: Any, make_static: Any) -> None:
+    item = make_static.node("a", 1, 1000)
+    item["status"]["allocatable"] = {}
+    record = node_record(item, backends)
+    assert withdrawn(record, backends["NVIDIA"])
+    cluster = Cluster(backends)
+    cluster.set_node(record)
+    assert cluster.view("a").cards == {}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("state", "out"),
+    [("Deleted_2026-01-01 00:00:00", True), ("Requesting_2026-01-01 00:00:00", False),
+     ("Reported 2026-01-01 00:00:00", False), (None, False)],
+)  # fmt: skip
+def test_a_node_whose_agent_does_not_answer_is_not_used(state: str | None, out: bool) -> None:
+    from deviceplugin import registry
+
+    (backend,) = registry.load_scheduling(registry.load().vendors["hygon"], {})
+    key = backend.keys.handshake
+    assert key is not None
+    annotations = {} if state is None else {key: state}
+    item = {"metadata": {"name": "a", "annotations": annotations}, "status": {}}
+    assert withdrawn(node_record(item, {"DCU": backend}), backend) is out
+    assert handshake.decode(state) is None or state
+
+
+def test_an_annotation_that_nobody_can_read_counts_for_nothing_and_is_told(backends: Any) -> None:
+    item = pod_item("p", 1, 100, 1)
+    item["metadata"]["annotations"] = {VGPU_NODE: "a", NVIDIA.allocated: "GPU-0,NVIDIA,x,y:;"}
+    item["spec"]["nodeName"] = "a"
+    record = pod_record(item, backends)
+    assert record is not None
+    assert record.held == {}
+    assert NVIDIA.allocated in record.problems[0]
+
+
+def test_a_sidecar_counts_beside_the_others_and_an_init_container_before_them(
+    backends: Any,
+) -> None:
+    item = pod_item("p", 1, 100, 1)
+    main = item["spec"]["containers"][0]
+    item["spec"]["initContainers"] = [
+        {**main, "name": "first"},
+        {**main, "name": "side", "restartPolicy": "Always"},
+    ]
+    item["metadata"]["annotations"] = {
+        VGPU_NODE: "a",
+        NVIDIA.allocated: "GPU-0,NVIDIA,1,1:;GPU-0,NVIDIA,2,1:;GPU-0,NVIDIA,3,1:;",
+    }
+    item["spec"]["nodeName"] = "a"
+    record = pod_record(item, backends)
+    assert record is not None
+    assert [(h.devices[0].memory, h.init) for h in record.held["NVIDIA"]] == [
+        (1, True),
+        (2, False),
+        (3, False),
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 30) | st.none()), max_size=30))
+def test_the_order_is_that_of_the_numbers(changes: list[tuple[str, float | None]]) -> None:
+    order, numbers = Order(), {}
+    for name, number in changes:
+        if number is None:
+            order.remove(name)
+            numbers.pop(name, None)
+        else:
+            order.put(name, number)
+            numbers[name] = number
+    assert list(order) == sorted(numbers, key=lambda name: (numbers[name], name))
+    assert list(reversed(order)) == list(order)[::-1]
