@@ -6,7 +6,7 @@ asked for and kept until something of that node changes. Everything here belongs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -15,8 +15,12 @@ from deviceplugin.placement.observe import Held, NodeView, cards_with, node_view
 from deviceplugin.scheduler.nodes import NodeRecord, withdrawn
 from deviceplugin.scheduler.pods import Decided, PodRecord
 from deviceplugin.scheduler.room import Order, Room, room_of
+from deviceplugin.vendor.scheduling import Obstacle, Reason
 
 __all__ = ["Cluster", "Holding"]
+
+SHAPES = 64
+"""Shapes of pods of which is remembered where they do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,8 @@ class Holding:
 
 @dataclass(slots=True)
 class _Node:
-    """A node and what was made of it; `bare` has nothing in use, `view` and `room` are None until
-    they are asked for.
+    """A node and what was made of it; `bare` has nothing in use, `view` is None until it is asked
+    for.
     """
 
     record: NodeRecord | None = None
@@ -42,7 +46,6 @@ class _Node:
     words: frozenset[str] = frozenset()
     holdings: dict[str, Holding] = field(default_factory=dict)
     view: NodeView | None = None
-    room: Room | None = None
 
 
 class Cluster:
@@ -64,6 +67,8 @@ class Cluster:
         self._assumed: dict[str, Holding] = {}
         self._stale: set[str] = set()
         self._order = Order()
+        self._rooms: dict[str, Room] = {}
+        self._failures: dict[Hashable, dict[str, tuple[Room, Obstacle | Reason]]] = {}
 
     # --- what is heard --------------------------------------------------------------------------
 
@@ -168,15 +173,28 @@ class Cluster:
         return node.view
 
     def room(self, name: str) -> Room | None:
-        """What is left on a node; None for a node that is not there."""
+        """What is left on a node; None for a node that has no devices."""
         self._settle()
-        node = self._nodes.get(name)
-        return node.room if node else None
+        return self._rooms.get(name)
 
-    def by_score(self, *, fullest_first: bool) -> Iterator[str]:
-        """The nodes that have devices, by how full they are."""
+    def by_score(self, *, fullest_first: bool) -> Iterator[tuple[str, Room]]:
+        """The nodes that have devices, by how full they are, with their room."""
         self._settle()
-        return reversed(self._order) if fullest_first else iter(self._order)
+        rooms = self._rooms
+        order = reversed(self._order) if fullest_first else iter(self._order)
+        return ((name, rooms[name]) for name in order)
+
+    def failures(self, shape: Hashable) -> dict[str, tuple[Room, Obstacle | Reason]]:
+        """Why pods of one shape were found not to fit, by node: it holds as long as the node's room
+        is the very same. Of the shapes that were asked for last some are remembered.
+        """
+        found = self._failures.pop(shape, None)
+        if found is None:
+            found = {}
+            if len(self._failures) >= SHAPES:
+                del self._failures[next(iter(self._failures))]
+        self._failures[shape] = found
+        return found
 
     def drift(self, name: str) -> bool:
         """Whether what is kept of a node differs from what everything says when it is counted anew;
@@ -191,8 +209,9 @@ class Cluster:
             served = [b for w, b in self.backends.items() if w in node.words]
             bare, _ = node_view(node.record.inventory, served)
             fresh = _in_use(bare, found.values())
+            room = room_of(fresh) if fresh.cards else None
             same = (node.view is None or _same(node.view, fresh)) and (
-                name in self._stale or node.room == room_of(fresh)
+                name in self._stale or self._rooms.get(name) == room
             )
         if not same:
             node.holdings = found
@@ -231,14 +250,13 @@ class Cluster:
 
     def _settle(self) -> None:
         for name in self._stale:
-            node, view = self._nodes.get(name), self.view(name)
-            if node is None or view is None or not view.cards:
+            view = self.view(name)
+            if view is None or not view.cards:
                 self._order.remove(name)
-                if node is not None:
-                    node.room = None if view is None else room_of(view)
+                self._rooms.pop(name, None)
             else:
-                node.room = room_of(view)
-                self._order.put(name, node.room.score)
+                room = self._rooms[name] = room_of(view)
+                self._order.put(name, room.score)
         self._stale.clear()
 
 

@@ -6,7 +6,7 @@ were passed over do not serve is worked out when somebody wants to know (`why`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -15,6 +15,7 @@ from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.request import Ask, asks
 from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.room import Need, Room
 from deviceplugin.vendor.scheduling import (
     Obstacle,
     PodSpec,
@@ -54,6 +55,21 @@ class Request:
         """The words that it asks for; empty for a pod that needs no device."""
         return frozenset(word for ask in self.asks for word in ask.demands)
 
+    @property
+    def shape(self) -> Hashable:
+        """What a node's answer depends on: pods of one shape fit on the same nodes."""
+        return (
+            self.pod.namespace,
+            self.pod.runtime_class,
+            frozenset(self.pod.annotations.items()),
+            self.node_policy,
+            self.card_policy,
+            tuple(
+                (ask.container.init, ask.container.sidecar, *ask.demands.values())
+                for ask in self.asks
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -92,28 +108,60 @@ def choose(
     allowed: Allowed = lambda _placement: None,
 ) -> Found | Nowhere:
     """The best of the candidates. What the pod itself holds does not stand in its way."""
-    reasons: dict[str, Reason] = {}
-    best: Found | None = None
-    names = candidates if isinstance(candidates, set | frozenset) else set(candidates)
+    names = candidates if isinstance(candidates, frozenset) else frozenset(candidates)
     scored = any(isinstance(cluster.backends[word], Scorer) for word in wanted.words)
-    for name in _from_the_best(cluster, wanted, names):
-        obstacle = _lacks(cluster, wanted, name)
-        if obstacle is not None:
-            reasons[name] = Reason(obstacle)
+    holding = cluster.holding(wanted.pod.uid)
+    mine = holding.node if holding else ""
+    needs = [Need.of(demand) for ask in wanted.asks for demand in ask.demands.values()]
+    tried = cluster.failures(wanted.shape)
+    obstacles: dict[str, Obstacle | Reason] = {}
+    best: Found | None = None
+    found: Found | Obstacle | Reason
+    for name, room in cluster.by_score(fullest_first=wanted.node_policy is not Policy.SPREAD):
+        if name not in names:
             continue
-        found = _on(cluster, wanted, name, allowed)
-        if isinstance(found, Reason):
-            reasons[name] = found
+        if name == mine:  # its own share is counted as taken there
+            found = _on(cluster, wanted, name, allowed)
+        elif (known := tried.get(name)) is not None and known[0] is room:
+            found = known[1]
+        else:
+            found = _lacks(room, needs) or _on(cluster, wanted, name, allowed)
+            if not isinstance(found, Found) and not _passes(found):
+                tried[name] = (room, found)
+        if not isinstance(found, Found):
+            obstacles[name] = found
             continue
         if best is None or _is_better(found.placement, best.placement, wanted.node_policy):
             best = found
         if not scored:
             break
     if best is not None:
-        return Found(best.placement, best.view, len(reasons))
-    for name in names - reasons.keys():
-        reasons[name] = Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, name))
-    return Nowhere(MappingProxyType(reasons))
+        return Found(best.placement, best.view, len(obstacles))
+    return Nowhere(MappingProxyType(_reasons(cluster, names, obstacles)))
+
+
+def _passes(obstacle: Obstacle | Reason) -> bool:
+    """Whether it may be over although nothing changes on the node."""
+    return isinstance(obstacle, Reason) and obstacle.obstacle is Obstacle.QUOTA
+
+
+def _lacks(room: Room, needs: Iterable[Need]) -> Obstacle | None:
+    for need in needs:
+        if (obstacle := room.lacks(need)) is not None:
+            return obstacle
+    return None
+
+
+def _reasons(
+    cluster: Cluster, names: Collection[str], obstacles: Mapping[str, Obstacle | Reason]
+) -> dict[str, Reason]:
+    found: dict[str, Reason] = {}
+    for name in names:
+        known = obstacles.get(name)
+        if known is None:
+            known = Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, name))
+        found[name] = known if isinstance(known, Reason) else Reason(known)
+    return found
 
 
 def why(
@@ -133,25 +181,6 @@ def fits_without(cluster: Cluster, wanted: Request, name: str, gone: Collection[
     """Whether the pod would fit on a node if the pods with these uids were gone."""
     view = cluster.view(name, {wanted.pod.uid, *gone})
     return view is not None and isinstance(_place(cluster, wanted, view), Placement)
-
-
-def _from_the_best(cluster: Cluster, wanted: Request, names: Collection[str]) -> Iterator[str]:
-    order = cluster.by_score(fullest_first=wanted.node_policy is not Policy.SPREAD)
-    return (name for name in order if name in names)
-
-
-def _lacks(cluster: Cluster, wanted: Request, name: str) -> Obstacle | None:
-    holding = cluster.holding(wanted.pod.uid)
-    if holding is not None and holding.node == name:
-        return None  # its own share is counted as taken there
-    room = cluster.room(name)
-    if room is None:
-        return Obstacle.TOO_FEW_CARDS
-    for ask in wanted.asks:
-        for demand in ask.demands.values():
-            if (obstacle := room.lacks(demand)) is not None:
-                return obstacle
-    return None
 
 
 def _on(cluster: Cluster, wanted: Request, name: str, allowed: Allowed) -> Found | Reason:

@@ -13,73 +13,125 @@ from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.rank import node_score
 from deviceplugin.vendor.scheduling import Demand, Obstacle, Rule
 
-__all__ = ["Order", "Room", "room_of"]
+__all__ = ["Need", "Order", "Room", "room_of"]
+
+MIG = "mig"
+"""The mode of cards that are handed out in partitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one container asks of one word, as far as figures go: a demand and its rules taken
+    apart once, because thousands of nodes are held against it. `count` devices; of each card
+    `memory_mib`, or where that is 0 `memory_percent` of what it has, and `cores` percent.
+    """
+
+    word: str
+    count: int
+    memory_mib: int
+    memory_percent: int
+    cores: int
+    idle: bool
+    slots: bool
+
+    @staticmethod
+    def of(demand: Demand) -> Need:
+        """What of a demand its own rules make binding."""
+        rules = demand.rules
+        memory = Rule.MEMORY in rules
+        return Need(
+            demand.word,
+            demand.count,
+            demand.memory_mib if memory else 0,
+            (demand.memory_percent or 0) if memory and not demand.memory_mib else 0,
+            min(demand.cores_percent, 100) if Rule.CORES in rules else 0,
+            Rule.IDLE in rules,
+            Rule.SLOTS in rules,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What is left of one card that may take somebody: MiB, percent, containers; and its size."""
+    """What is left of one card that may take somebody: MiB, percent, containers; and its size.
+    `devices` is how many a container may get of it: one, but of a card in partitions.
+    """
 
     memory_mib: int
     cores: int
     slots: int
     total_mib: int
     idle: bool
+    devices: int
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A node's `score` as `placement.rank` counts it, and by word how many cards it has and what is
-    left of those that take somebody.
+    """A node's `score` as `placement.rank` counts it, and by word how many cards it has, what is
+    left of those that take somebody, and the most that is left of any: MiB and percent.
     """
 
     score: float
     cards: Mapping[str, int]
     shares: Mapping[str, tuple[Share, ...]]
+    most: Mapping[str, tuple[int, int]]
 
-    def lacks(self, demand: Demand) -> Obstacle | None:
-        """What surely stands between the node and a demand; None where a closer look is due.
+    def lacks(self, need: Need) -> Obstacle | None:
+        """What surely stands between the node and a need; None where a closer look is due.
 
         Only what no vendor's rule can mend counts: a card that fails here fails there.
         """
-        shares = self.shares.get(demand.word)
-        if not shares:
-            return Obstacle.HEALTH if self.cards.get(demand.word) else Obstacle.TOO_FEW_CARDS
-        rules, found = demand.rules, Obstacle.TOO_FEW_CARDS
-        cores = min(demand.cores_percent, 100)
-        for share in shares:
-            if Rule.IDLE in rules and not share.idle:
+        word = need.word
+        most = self.most.get(word)
+        if most is None:
+            return Obstacle.HEALTH if self.cards.get(word) else Obstacle.TOO_FEW_CARDS
+        if need.memory_mib > most[0]:
+            return Obstacle.MEMORY
+        if need.cores > most[1]:
+            return Obstacle.CORES
+        found, left = Obstacle.TOO_FEW_CARDS, need.count
+        for share in self.shares[word]:
+            memory = need.memory_mib or share.total_mib * need.memory_percent // 100
+            if need.idle and not share.idle:
                 found = Obstacle.EXCLUSIVE
-            elif Rule.SLOTS in rules and share.slots <= 0:
+            elif need.slots and share.slots <= 0:
                 found = Obstacle.SLOTS
-            elif Rule.MEMORY in rules and demand.memory_of(share.total_mib) > share.memory_mib:
+            elif memory > share.memory_mib:
                 found = Obstacle.MEMORY
-            elif Rule.CORES in rules and cores > share.cores:
+            elif need.cores > share.cores:
                 found = Obstacle.CORES
             else:
-                return None
+                left -= share.devices
+                if left <= 0:
+                    return None
         return found
 
 
 def room_of(view: NodeView) -> Room:
     """The room of a node as it is."""
+    shares = {
+        word: tuple(
+            Share(
+                card.free_memory_mib,
+                card.free_cores,
+                card.device.count - card.used,
+                card.device.memory,
+                not card.used,
+                max(card.device.count - card.used, 1) if card.device.mode == MIG else 1,
+            )
+            for card in cards
+            if card.device.healthy and card.uuid not in view.cordoned
+        )
+        for word, cards in view.cards.items()
+    }
     return Room(
         node_score(card for cards in view.cards.values() for card in cards),
         MappingProxyType({word: len(cards) for word, cards in view.cards.items()}),
+        MappingProxyType(shares),
         MappingProxyType(
             {
-                word: tuple(
-                    Share(
-                        card.free_memory_mib,
-                        card.free_cores,
-                        card.device.count - card.used,
-                        card.device.memory,
-                        not card.used,
-                    )
-                    for card in cards
-                    if card.device.healthy and card.uuid not in view.cordoned
-                )
-                for word, cards in view.cards.items()
+                word: (max(s.memory_mib for s in found), max(s.cores for s in found))
+                for word, found in shares.items()
+                if found
             }
         ),
     )

@@ -395,8 +395,9 @@ class Chooser(Protocol):
         node: Sequence[Card],
         policy: Policy,
     ) -> Sequence[ContainerDevice] | Reason:
-        """The devices of a container. `fitting` are the cards that serve, best ranked first, not
-        empty but perhaps fewer than asked; `node` are all the word's cards of the node by index.
+        """The devices of a container, several of one card only where its mode is ``mig``. `fitting`
+        are the cards that serve, best ranked first, not empty but perhaps fewer than asked; `node`
+        are all the word's cards of the node by index.
         `taken` makes the usual device of a card.
         """
 

@@ -19,7 +19,7 @@ from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.filtering import Found, Nowhere, choose, request, why
 from deviceplugin.scheduler.nodes import node_record, withdrawn
 from deviceplugin.scheduler.pods import pod_record
-from deviceplugin.scheduler.room import Order, room_of
+from deviceplugin.scheduler.room import Need, Order, room_of
 from deviceplugin.vendor.scheduling import Policy, Unfit
 
 NODES = ("a", "b", "c")
@@ -246,7 +246,7 @@ def test_who_is_turned_away_by_the_figures_has_no_place(
     assert room == room_of(view)
     for ask in asked.asks:
         for demand in ask.demands.values():
-            if room is not None and room.lacks(demand) is not None:
+            if room is not None and room.lacks(Need.of(demand)) is not None:
                 assert isinstance(why(cluster, asked, "a"), Unfit)
 
 
