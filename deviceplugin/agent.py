@@ -29,10 +29,11 @@ from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
 from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
 from deviceplugin.kubelet.sockets import DirectoryWatch
 from deviceplugin.metrics import Metrics
-from deviceplugin.monitor import Monitor, Names, Settings
+from deviceplugin.monitor import Monitor, Settings
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.runtime import NodePlaces, VendorRuntime
+from deviceplugin.series import Names
 from deviceplugin.splitting import Table
 from deviceplugin.vendor import ResourcePlan, Vendor
 

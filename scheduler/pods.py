@@ -114,7 +114,9 @@ def _held(pod: PodSpec, word: str, backends: Backends) -> tuple[Held, ...]:
         container = containers[owner]
         first = container.init and not container.sidecar
         found.append(
-            Held(pod.uid, f"{pod.namespace}/{pod.name}", devices[position], first, remembered)
+            Held(
+                pod.uid, f"{pod.namespace}/{pod.name}", devices[position], first, remembered, owner
+            )
         )
     return tuple(found)
 

@@ -12,6 +12,7 @@ from deviceplugin.apiserver.client import Api
 from deviceplugin.scheduler.binding import Binder
 from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.events import Events
+from deviceplugin.scheduler.metrics import Moment, moment
 from deviceplugin.scheduler.nodelock import NodeLocks
 from deviceplugin.scheduler.registration import Handshakes
 from deviceplugin.scheduler.server import Routes
@@ -62,6 +63,20 @@ class Scheduler:
             "/bind": self.service.bind,
             "/preempt": self.service.preempt,
         }
+
+    def moment(self) -> Moment:
+        """What there is to tell of the cluster and of this replica, for metrics."""
+        facts = {
+            "nodes": len(self.cluster.names()),
+            "pods": sum(1 for _ in self.cluster.holdings()),
+            "leader": self.leading.is_leader(),
+            "synced": self.watching.synced,
+            "drift_nodes": self.watching.drift,
+            "lock_waits": self.locks.waiting,
+            "events_dropped": self.events.dropped,
+            "unreadable_nodes": sum(1 for n in self.cluster.names() if self.cluster.problems(n)),
+        }
+        return moment(self.cluster, self.service.counts, facts)
 
     def blockers(self) -> Mapping[str, str]:
         """Why this replica is not ready, by name. Followers are ready: they serve the webhook."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -23,8 +24,14 @@ Routes = Mapping[str, Handler]
 class Server:
     """Serves until it is closed. `blockers` says why this replica is not ready, by name."""
 
-    def __init__(self, routes: Routes, blockers: Callable[[], Mapping[str, str]]) -> None:
-        self._routes, self._blockers = routes, blockers
+    def __init__(
+        self,
+        routes: Routes,
+        blockers: Callable[[], Mapping[str, str]],
+        timed: Callable[[str, float], None] = lambda _path, _seconds: None,
+    ) -> None:
+        """`timed` is told of each answer how many seconds it took."""
+        self._routes, self._blockers, self._timed = routes, blockers, timed
         self._runner: web.AppRunner | None = None
         self.address: tuple[str, int] = ("", 0)
         """Where it listens, as really bound."""
@@ -33,7 +40,7 @@ class Server:
         """Listen on ``host:port``, port 0 for any. Raises `OSError`, naming the flag."""
         app = web.Application(client_max_size=MOST_BODY)
         for path, handler in self._routes.items():
-            app.router.add_post(path, _answering(path, handler))
+            app.router.add_post(path, _answering(path, handler, self._timed))
         app.router.add_get("/healthz", _healthy)
         app.router.add_get("/readyz", self._ready)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -64,13 +71,16 @@ class Server:
         return web.Response(status=503 if found else 200, text=text)
 
 
-def _answering(path: str, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _answering(
+    path: str, handler: Handler, timed: Callable[[str, float], None]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     log = structlog.get_logger().bind(path=path)
 
     async def answer(request: web.Request) -> web.Response:
         body = await request.read()
         if not body:
             return web.Response(status=400, text="Please send a request body\n")
+        began = time.perf_counter()
         try:
             found = await handler(body)
         except ValueError as error:
@@ -78,6 +88,7 @@ def _answering(path: str, handler: Handler) -> Callable[[web.Request], Awaitable
         except Exception:
             log.exception("a request was not answered")
             return web.Response(status=500, text="an error of the scheduler's own, see its log\n")
+        timed(path, time.perf_counter() - began)
         return web.Response(body=found, content_type="application/json")
 
     return answer

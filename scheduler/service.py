@@ -270,8 +270,9 @@ def _holding(wanted: Request, found: Found, cluster: Cluster) -> Holding:
                 devices,
                 ask.container.init and not ask.container.sidecar,
                 remembered,
+                position,
             )
-            for ask, devices in zip(wanted.asks, containers, strict=True)
+            for position, (ask, devices) in enumerate(zip(wanted.asks, containers, strict=True))
             if devices
         )
     node = found.placement.node

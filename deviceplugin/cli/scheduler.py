@@ -37,6 +37,7 @@ IGNORED = (
 
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 REQUESTS_AT_ONCE = 32
+SCRAPE_SECONDS = 10.0
 
 
 class Duration(click.ParamType[timedelta]):
@@ -86,6 +87,8 @@ class Given:
     device_config_file: str
     lock_timeout: timedelta
     node_labels: tuple[tuple[str, str], ...]
+    metrics_listen: str
+    metric_names: str
     log_level: str
     log_format: str
 
@@ -93,28 +96,80 @@ class Given:
 @click.command(
     context_settings={"ignore_unknown_options": False, "help_option_names": ["-h", "--help"]}
 )
-@click.option("--http_bind", "listen", default="127.0.0.1:8080", show_default=True,
-              help="Where filter, bind and preempt are answered.")  # fmt: skip
+@click.option(
+    "--http_bind",
+    "listen",
+    default="127.0.0.1:8080",
+    show_default=True,
+    help="Where filter, bind and preempt are answered.",
+)
 @click.option("--cert_file", default="", help="PEM certificate; with --key_file it is HTTPS.")
 @click.option("--key_file", default="", help="PEM key of the certificate.")
-@click.option("--scheduler-name", default="hami-scheduler", show_default=True,
-              help="The name that pods give in spec.schedulerName.")  # fmt: skip
-@click.option("--node-scheduler-policy", "node_policy", default="binpack", show_default=True,
-              type=click.Choice([Policy.BINPACK.value, Policy.SPREAD.value]),
-              help="Which node first, unless a pod says otherwise.")  # fmt: skip
-@click.option("--gpu-scheduler-policy", "card_policy", default="spread", show_default=True,
-              type=click.Choice([policy.value for policy in Policy]),
-              help="Which card first, unless a pod says otherwise.")  # fmt: skip
+@click.option(
+    "--scheduler-name",
+    default="hami-scheduler",
+    show_default=True,
+    help="The name that pods give in spec.schedulerName.",
+)
+@click.option(
+    "--node-scheduler-policy",
+    "node_policy",
+    default="binpack",
+    show_default=True,
+    type=click.Choice([Policy.BINPACK.value, Policy.SPREAD.value]),
+    help="Which node first, unless a pod says otherwise.",
+)
+@click.option(
+    "--gpu-scheduler-policy",
+    "card_policy",
+    default="spread",
+    show_default=True,
+    type=click.Choice([policy.value for policy in Policy]),
+    help="Which card first, unless a pod says otherwise.",
+)
 @click.option("--device-config-file", default="", help="HAMi's device-config.yaml, or our own.")
-@click.option("--node-lock-timeout", "lock_timeout", default="5m", type=Duration(),
-              show_default=True,
-              help="Age at which an abandoned node lock may be taken over.")  # fmt: skip
-@click.option("--node-label-selector", "node_labels", default="", type=Labels(),
-              help="Only nodes with all these labels: key=value[,key=value].")  # fmt: skip
-@click.option("--log-level", default="info", show_default=True,
-              type=click.Choice(["debug", "info", "warning", "error"]))  # fmt: skip
-@click.option("--log-format", default="auto", show_default=True,
-              type=click.Choice(["auto", "console", "json"]))  # fmt: skip
+@click.option(
+    "--node-lock-timeout",
+    "lock_timeout",
+    default="5m",
+    type=Duration(),
+    show_default=True,
+    help="Age at which an abandoned node lock may be taken over.",
+)
+@click.option(
+    "--node-label-selector",
+    "node_labels",
+    default="",
+    type=Labels(),
+    help="Only nodes with all these labels: key=value[,key=value].",
+)
+@click.option(
+    "--metrics-bind-address",
+    "metrics_listen",
+    default="127.0.0.1:9395",
+    show_default=True,
+    help="Address of /metrics, /healthz and /readyz; empty: off.",
+)
+@click.option(
+    "--metric-names",
+    "metric_names",
+    default="v2.8",
+    show_default=True,
+    type=click.Choice(["v2.8", "v2.9", "both"]),
+    help="Under whose metric names: HAMi's of 2.8, of 2.9 and later, or both.",
+)
+@click.option(
+    "--log-level",
+    default="info",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+)
+@click.option(
+    "--log-format",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "console", "json"]),
+)
 def scheduler(**values: Any) -> None:
     """Run the scheduler extender until SIGTERM.
 
@@ -190,12 +245,16 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
     import ssl
 
     import structlog
+    from prometheus_client import CollectorRegistry
 
     from deviceplugin.apiserver.client import Api, official_client
+    from deviceplugin.http import Endpoint
+    from deviceplugin.scheduler.metrics import Latencies, Moment, SchedulerMetrics
     from deviceplugin.scheduler.run import Scheduler
     from deviceplugin.scheduler.server import Server
     from deviceplugin.scheduler.service import Alone, Unlimited
     from deviceplugin.scheduler.settings import SchedulerSettings
+    from deviceplugin.series import Names
     from deviceplugin.version import __version__
 
     log = structlog.get_logger()
@@ -217,17 +276,37 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
     )
     api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
     running = Scheduler(settings, backends, api, Alone(), Unlimited())
-    server = Server(running.routes(), running.blockers)
+    registry = CollectorRegistry()
+    seconds = Latencies(registry).seconds
+    server = Server(
+        running.routes(),
+        running.blockers,
+        lambda path, took: seconds.labels(path.strip("/")).observe(took),
+    )
+    loop = asyncio.get_running_loop()
+
+    async def now() -> Moment:
+        return running.moment()
+
+    def scraped() -> Moment:
+        """From the scraping thread: the cluster belongs to the loop."""
+        return asyncio.run_coroutine_threadsafe(now(), loop).result(SCRAPE_SECONDS)
+
+    registry.register(SchedulerMetrics(scraped, Names(given.metric_names)))
     await server.start(given.listen, tls)
     log.info("answering", address=":".join(map(str, server.address)), tls=tls is not None)
+    metrics = None
+    if given.metrics_listen:
+        metrics = Endpoint(given.metrics_listen, registry, running.blockers)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     task = asyncio.create_task(running.run())
     await stop.wait()
     log.info("stopping")
     await server.close()
+    if metrics is not None:
+        await asyncio.to_thread(metrics.close)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -9,7 +9,6 @@ from deviceplugin.monitor.values import (
     HostDevice,
     MonitoredContainer,
     MonitoredDevice,
-    Names,
     Settings,
 )
 
@@ -20,7 +19,6 @@ __all__ = [
     "Monitor",
     "MonitoredContainer",
     "MonitoredDevice",
-    "Names",
     "ProcessUsage",
     "Settings",
     "Swept",

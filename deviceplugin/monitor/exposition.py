@@ -7,22 +7,16 @@ one stays, and the others are counted.
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from deviceplugin.libvgpu import Memory
 from deviceplugin.monitor.usage import MIB, STATES, ContainerUsage, DeviceUsage
-from deviceplugin.monitor.values import HostDevice, Names, Settings
-
-ZONE = "vGPU"
-
-_Fields = tuple[str, ...]
+from deviceplugin.monitor.values import HostDevice, Settings
+from deviceplugin.series import ZONE, Labels, Series, build_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +45,8 @@ class _Container:
     new_help: str
     value: Callable[[ContainerUsage, DeviceUsage, float], float | None]
     used: bool = True
-    extra: tuple[_Fields, _Fields] = ((), ())
-    extra_values: Callable[[DeviceUsage], _Fields] = lambda _: ()
+    extra: tuple[Labels, Labels] = ((), ())
+    extra_values: Callable[[DeviceUsage], Labels] = lambda _: ()
     legacy_extra: bool = False
     """Whether the labels carry values that change, and are there only when asked for."""
 
@@ -61,7 +55,7 @@ def _mib(amount: float | None) -> float | None:
     return None if amount is None else amount * MIB
 
 
-def _kinds(memory: Memory) -> _Fields:
+def _kinds(memory: Memory) -> Labels:
     return str(memory.context), str(memory.module), str(memory.data), str(memory.offset)
 
 
@@ -172,27 +166,6 @@ _CONTAINERS = (
 )
 
 
-class _Series:
-    """One metric, of which no two series are equal."""
-
-    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
-        self.metric = GaugeMetricFamily(name, text, labels=labels)
-        self.conflicts = 0
-        self._seen: set[_Fields] = set()
-
-    def add(self, labels: _Fields, value: float | None) -> None:
-        """A series, unless there is no value."""
-        if value is None:
-            return
-        if not all(map(str.isascii, labels)):
-            labels = tuple(text.encode("utf-8", "replace").decode() for text in labels)
-        if labels in self._seen:
-            self.conflicts += 1
-            return
-        self._seen.add(labels)
-        self.metric.add_metric(labels, value)
-
-
 def families(
     usages: Sequence[ContainerUsage],
     hosts: Sequence[HostDevice],
@@ -216,10 +189,9 @@ def _all(
     now: float,
     node: str,
     settings: Settings,
-) -> Iterator[_Series]:
-    old = settings.names in (Names.V2_8, Names.BOTH)
-    new = settings.names in (Names.V2_9, Names.BOTH)
-    yield _build(settings)
+) -> Iterator[Series]:
+    old, new = settings.names.old, settings.names.new
+    yield build_info(settings.version, settings.revision, settings.build_date)
     cards = [device for device in hosts if not device.partition]
     for host in _HOSTS:
         if old and host.old:
@@ -240,31 +212,17 @@ def _all(
     yield from _own(usages, hosts)
 
 
-def _build(settings: Settings) -> _Series:
-    labels = ("version", "revision", "build_date", "go_version", "compiler", "platform")
-    text = "hami build metadata exposed as labels with a constant value of 1."
-    series = _Series("hami_build_info", text, labels)
-    machine = f"{sys.platform}/{platform.machine()}"
-    python = f"python{platform.python_version()}"
-    implementation = sys.implementation.name
-    series.add(
-        (settings.version, settings.revision, settings.build_date, python, implementation, machine),
-        1,
-    )
-    return series
-
-
-def _old_host(row: _Host, name: str, hosts: Iterable[HostDevice]) -> _Series:
-    series = _Series(name, row.old_help, ("deviceidx", "deviceuuid", "devicetype", "zone"))
+def _old_host(row: _Host, name: str, hosts: Iterable[HostDevice]) -> Series:
+    series = Series(name, row.old_help, ("deviceidx", "deviceuuid", "devicetype", "zone"))
     for device in hosts:
         series.add((device.index, device.uuid, device.type, ZONE), row.value(device))
     return series
 
 
-def _new_host(row: _Host, name: str, hosts: Iterable[HostDevice], node: str) -> _Series:
+def _new_host(row: _Host, name: str, hosts: Iterable[HostDevice], node: str) -> Series:
     leading = {"node": node} if row.node else {}
     labels = (*leading, "device_index", "device_uuid", "device_type", "zone")
-    series = _Series(name, row.new_help, labels)
+    series = Series(name, row.new_help, labels)
     for device in hosts:
         place = (*leading.values(), device.index, device.uuid, device.type, ZONE)
         series.add(place, row.value(device))
@@ -275,14 +233,14 @@ def _container(
     row: _Container,
     name: str,
     text: str,
-    labels: _Fields,
-    extra: _Fields,
+    labels: Labels,
+    extra: Labels,
     usages: Iterable[ContainerUsage],
     now: float,
     settings: Settings,
-) -> _Series:
+) -> Series:
     extended = bool(extra) and (settings.legacy_labels or not row.legacy_extra)
-    series = _Series(name, text, (*labels, *(extra if extended else ()), "zone"))
+    series = Series(name, text, (*labels, *(extra if extended else ()), "zone"))
     for usage in usages:
         if row.used and usage.problem is not None:
             continue
@@ -303,24 +261,24 @@ def _container(
     return series
 
 
-def _own(usages: Sequence[ContainerUsage], hosts: Iterable[HostDevice]) -> Iterator[_Series]:
+def _own(usages: Sequence[ContainerUsage], hosts: Iterable[HostDevice]) -> Iterator[Series]:
     owner = ("namespace", "pod", "container")
-    active = _Series(
+    active = Series(
         "deviceplugin_isolation_active",
         "1 while a container's limits are those granted, 0 while they are not and why.",
         (*owner, "reason"),
     )
-    unknown = _Series(
+    unknown = Series(
         "deviceplugin_isolation_unknown",
         "1 while nobody can tell whether a container's limits are in force, and why.",
         (*owner, "reason"),
     )
-    processes = _Series(
+    processes = Series(
         "deviceplugin_container_processes",
         "Live processes of a container that libvgpu knows.",
         owner,
     )
-    doubts = _Series(
+    doubts = Series(
         "deviceplugin_region_doubtful",
         "1 for a field of a container's region whose value cannot be true and is not believed.",
         (*owner, "field"),
@@ -336,18 +294,18 @@ def _own(usages: Sequence[ContainerUsage], hosts: Iterable[HostDevice]) -> Itera
             doubts.add((*who, field), 1)
     yield from (active, unknown, processes, doubts)
     counted = Counter(usage.state for usage in usages)
-    states = _Series(
+    states = Series(
         "deviceplugin_monitor_containers", "Containers by what is known of their use.", ("state",)
     )
     for state in STATES:
         states.add((state,), counted[state])
     yield states
-    total = _Series(
+    total = Series(
         "deviceplugin_host_memory_total_bytes",
         "Memory of a physical device, in bytes.",
         ("device_index", "device_uuid", "device_type"),
     )
-    partitions = _Series(
+    partitions = Series(
         "deviceplugin_partition_memory_used_bytes",
         "Memory in use on a hardware partition of a device, in bytes; its device counts it too.",
         ("device_index", "device_uuid", "device_type"),

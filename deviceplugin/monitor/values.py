@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 
+from deviceplugin.series import Names
 from deviceplugin.version import __version__
 
 
@@ -60,14 +60,6 @@ class HostDevice:
     memory_total_mib: float | None = None
     memory_controller_percent: float | None = None
     partition: bool = False
-
-
-class Names(enum.Enum):
-    """Whose metric names to use (hami-nvidia-node.md 7.4, 7.6); they do not collide."""
-
-    V2_8 = "v2.8"
-    V2_9 = "v2.9"
-    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ CORDON = "hami.io/device-cordon"
 @dataclass(frozen=True, slots=True)
 class Held:
     """What one container of a pod holds of one word. `pod` is ``namespace/name``, `init` an init
-    container that runs to its end before the others start.
+    container that runs to its end before the others start, `position` the container's place in the
+    pod, init containers first.
     """
 
     uid: str
@@ -36,6 +37,7 @@ class Held:
     devices: tuple[ContainerDevice, ...]
     init: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deviceplugin.libvgpu import Reason
-from deviceplugin.monitor import HostDevice, Monitor, Names, Settings
+from deviceplugin.monitor import HostDevice, Monitor, Settings
 from deviceplugin.monitor.usage import STATES
+from deviceplugin.series import Names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text()
 

@@ -21,11 +21,11 @@ from deviceplugin.monitor import (
     HostDevice,
     MonitoredContainer,
     MonitoredDevice,
-    Names,
     Settings,
 )
 from deviceplugin.monitor.exposition import families
 from deviceplugin.monitor.usage import collect
+from deviceplugin.series import Names
 
 MIB = 1 << 20
 GPU = "GPU-00552014-5c87-89ac-b1a6-7b53aa24b0ec"

@@ -407,7 +407,7 @@ def test_the_monitor_is_light_and_knows_no_vendor_and_no_cluster() -> None:
     heavy = {"kubernetes", "pydantic", "aiohttp", "numpy", "grpc", "yaml", "rich", "click"}
     assert not heavy & found
     ours = {name.split(".")[1] for name in found if name.startswith("deviceplugin.")}
-    assert ours == {"libvgpu", "log", "monitor", "version"}
+    assert ours == {"libvgpu", "log", "monitor", "series", "version"}
 
 
 def test_the_library_imports_nothing_of_ours() -> None:
