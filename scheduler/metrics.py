@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.scheduler.cluster import Cluster, Holding
+from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.series import ZONE, Labels, Names, Series, build_info
 from deviceplugin.vendor.scheduling import Card
 from deviceplugin.version import __version__
@@ -31,13 +32,14 @@ BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1,
 @dataclass(frozen=True, slots=True)
 class Moment:
     """The cluster at one instant. `answers` counts what the extender answered, by verb and outcome;
-    `facts` are single figures of our own by name.
+    `facts` are single figures of our own by name; `quotas` are namespace, resource, limit and use.
     """
 
     views: Mapping[str, NodeView]
     holdings: tuple[Holding, ...]
     answers: Mapping[tuple[str, str], int]
     facts: Mapping[str, float]
+    quotas: tuple[tuple[str, str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,19 @@ _POD_LABELS = (
 
 
 def moment(
-    cluster: Cluster, answers: Mapping[tuple[str, str], int], facts: Mapping[str, float]
+    cluster: Cluster,
+    answers: Mapping[tuple[str, str], int],
+    facts: Mapping[str, float],
+    quotas: Quotas,
 ) -> Moment:
     """What there is to tell, taken on the loop that the cluster belongs to."""
     views = {name: view for name in cluster.names() if (view := cluster.view(name)) is not None}
-    return Moment(views, tuple(cluster.holdings()), dict(answers), dict(facts))
+    limits = tuple(
+        (record.namespace, resource, limit, quotas.used(record.namespace).get(resource, 0))
+        for record in quotas.quotas()
+        for resource, limit in record.limits.items()
+    )
+    return Moment(views, tuple(cluster.holdings()), dict(answers), dict(facts), limits)
 
 
 def exposed(now: Moment, names: Names) -> Iterator[Metric]:
@@ -138,6 +148,7 @@ def exposed(now: Moment, names: Names) -> Iterator[Metric]:
             yield _of_cards(row, row.new, ("node", "device_uuid", "device_index"), 1, now.views)
     yield from _slots(now.views, names)
     yield from _pods(now.holdings, names)
+    yield from _quotas(now.quotas, names)
     yield from _own(now)
 
 
@@ -204,6 +215,21 @@ def _pods(holdings: Iterable[Holding], names: Names) -> Iterator[Metric]:
                 for key, value in figures.items():
                     series.add(key, value)
                 yield series.metric
+
+
+def _quotas(quotas: Iterable[tuple[str, str, int, int]], names: Names) -> Iterator[Metric]:
+    text = "What a namespace's pods hold of what it has a quota of: MiB, or percent."
+    if names.old:
+        series = Series("QuotaUsed", text, ("quotanamespace", "quotaName", "limit", "zone"))
+        for namespace, resource, limit, used in quotas:
+            series.add((namespace, resource, str(limit), ZONE), used)
+        yield series.metric
+    if names.new:
+        labels: Labels = ("namespace", "quota_name", "limit", "zone")
+        series = Series("hami_resource_quota_used", text, labels)
+        for namespace, resource, limit, used in quotas:
+            series.add((namespace, resource, str(limit), ZONE), used)
+        yield series.metric
 
 
 def _own(now: Moment) -> Iterator[Metric]:

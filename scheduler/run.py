@@ -14,9 +14,10 @@ from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.events import Events
 from deviceplugin.scheduler.metrics import Moment, moment
 from deviceplugin.scheduler.nodelock import NodeLocks
+from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.registration import Handshakes
 from deviceplugin.scheduler.server import Routes
-from deviceplugin.scheduler.service import Allowance, ExtenderService, Leading
+from deviceplugin.scheduler.service import ExtenderService, Leading
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.watching import Watching
 from deviceplugin.vendor.scheduling import SchedulingBackend
@@ -35,11 +36,12 @@ class Scheduler:
         backends: Iterable[SchedulingBackend],
         api: Api,
         leading: Leading,
-        allowance: Allowance,
     ) -> None:
         self.settings = settings
-        self.cluster = Cluster({backend.keys.common_word: backend for backend in backends})
-        self.watching = Watching(api, self.cluster, settings.node_labels)
+        by_word = {backend.keys.common_word: backend for backend in backends}
+        self.quotas = Quotas(by_word)
+        self.cluster = Cluster(by_word, self.quotas.moved)
+        self.watching = Watching(api, self.cluster, self.quotas, settings.node_labels)
         self.locks = NodeLocks(api, self.watching.nodes, settings.lock_timeout)
         self.events = Events(api, settings.name)
         self.leading = leading
@@ -51,7 +53,7 @@ class Scheduler:
             binder,
             self.events,
             leading,
-            allowance,
+            self.quotas,
             lambda: self.watching.synced,
         )
         self._handshakes = Handshakes(api, self.cluster, leading.is_leader)
@@ -76,7 +78,7 @@ class Scheduler:
             "events_dropped": self.events.dropped,
             "unreadable_nodes": sum(1 for n in self.cluster.names() if self.cluster.problems(n)),
         }
-        return moment(self.cluster, self.service.counts, facts)
+        return moment(self.cluster, self.service.counts, facts, self.quotas)
 
     def blockers(self) -> Mapping[str, str]:
         """Why this replica is not ready, by name. Followers are ready: they serve the webhook."""

@@ -31,10 +31,11 @@ from deviceplugin.scheduler.events import (
 )
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
 from deviceplugin.scheduler.nodes import node_record
+from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.vendor.scheduling import PodSpec, Reason
 
-__all__ = ["Allowance", "Alone", "ExtenderService", "Leading", "Unlimited"]
+__all__ = ["Alone", "ExtenderService", "Leading"]
 
 MOST_NAMED = 20
 """Nodes that an event names for one reason."""
@@ -61,20 +62,6 @@ class Alone:
         return True
 
 
-class Allowance(Protocol):
-    """What a namespace may still use."""
-
-    def allows(self, wanted: Request, placement: filtering.Placement) -> Reason | None:
-        """Why a placement that fits may not be; None when it may."""
-
-
-class Unlimited:
-    """No namespace has a quota."""
-
-    def allows(self, wanted: Request, placement: filtering.Placement) -> Reason | None:
-        """Everything."""
-
-
 @dataclass(slots=True)
 class ExtenderService:
     """Answers for one scheduler. `synced` says whether the cluster is known, `counts` what was
@@ -87,7 +74,7 @@ class ExtenderService:
     binder: Binder
     events: Events
     leading: Leading
-    allowance: Allowance
+    quotas: Quotas
     synced: Callable[[], bool]
     clock_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
@@ -235,11 +222,16 @@ class ExtenderService:
         return filtering.request(cluster, pod, self.settings.node_policy, self.settings.card_policy)
 
     def _choose(self, cluster: Cluster, wanted: Request, names: Sequence[str]) -> Found | Nowhere:
+        pod = wanted.pod
+        mine = self.cluster.holding(pod.uid)
+        refused = self.quotas.refusal(pod.namespace, self.quotas.asked(wanted.asks), mine)
+        if refused is not None:  # wherever it went
+            return Nowhere(dict.fromkeys(names, refused))
         return filtering.choose(
             cluster,
             wanted,
             frozenset(names),
-            lambda placement: self.allowance.allows(wanted, placement),
+            lambda placement: self.quotas.allows(wanted, placement, mine),
         )
 
     def _filtered(

@@ -8,11 +8,12 @@ from typing import Any
 
 import structlog
 
-from deviceplugin.apiserver.client import NODES, PODS, Api
+from deviceplugin.apiserver.client import NODES, PODS, QUOTAS, Api
 from deviceplugin.apiserver.reflector import Change, Reflector
 from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.nodes import NodeRecord, node_record
 from deviceplugin.scheduler.pods import PodRecord, pod_record
+from deviceplugin.scheduler.quota import QuotaRecord, Quotas, quota_record
 
 __all__ = ["Watching"]
 
@@ -21,14 +22,19 @@ CHECK_SECONDS = 30.0
 
 
 class Watching:
-    """Watches of nodes and pods, and the check that what is kept is what they say."""
+    """Watches of nodes, pods and quotas, and the check that what is kept is what they say."""
 
     def __init__(
-        self, api: Api, cluster: Cluster, node_labels: tuple[tuple[str, str], ...] = ()
+        self,
+        api: Api,
+        cluster: Cluster,
+        quotas: Quotas,
+        node_labels: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        self._cluster, self._labels = cluster, node_labels
+        self._cluster, self._quotas, self._labels = cluster, quotas, node_labels
         self.nodes = Reflector[NodeRecord](api, NODES, self._node, self._node_changed)
         self.pods = Reflector[PodRecord](api, PODS, self._pod, self._pod_changed)
+        self.limits = Reflector[QuotaRecord](api, QUOTAS, self._quota, self._quota_changed)
         self.drift = 0
         """Nodes that were found to be kept wrongly, so far."""
         self._problems: dict[str, tuple[str, ...]] = {}
@@ -37,12 +43,12 @@ class Watching:
     @property
     def synced(self) -> bool:
         """Whether the whole cluster has been seen since the start."""
-        return self.nodes.synced and self.pods.synced
+        return self.nodes.synced and self.pods.synced and self.limits.synced
 
     @property
     def problem(self) -> str:
         """Why nothing new is heard now; empty while all is well."""
-        return self.nodes.problem or self.pods.problem
+        return self.nodes.problem or self.pods.problem or self.limits.problem
 
     def pod(self, namespace: str, name: str) -> PodRecord | None:
         """A pod that was decided about."""
@@ -53,6 +59,7 @@ class Watching:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.nodes.run())
             group.create_task(self.pods.run())
+            group.create_task(self.limits.run())
             group.create_task(self._check())
 
     def _node(self, item: Mapping[str, Any]) -> NodeRecord | None:
@@ -84,6 +91,18 @@ class Watching:
                 reasons = "; ".join(change.new.problems)
                 self._log.warning("a pod's devices cannot be read", pod=change.key, reason=reasons)
             self._cluster.set_pod(change.new)
+
+    def _quota(self, item: Mapping[str, Any]) -> QuotaRecord | None:
+        return quota_record(item, self._cluster.backends)
+
+    def _quota_changed(self, change: Change[QuotaRecord]) -> None:
+        if change.new is None:
+            namespace, _, name = change.key.rpartition("/")
+            self._quotas.drop_quota(namespace, name)
+            return
+        self._quotas.set_quota(change.new)
+        for problem in change.new.problems:
+            self._log.warning("a quota's limit does not hold", quota=change.key, reason=problem)
 
     async def _check(self) -> None:
         while True:

@@ -252,7 +252,7 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
     from deviceplugin.scheduler.metrics import Latencies, Moment, SchedulerMetrics
     from deviceplugin.scheduler.run import Scheduler
     from deviceplugin.scheduler.server import Server
-    from deviceplugin.scheduler.service import Alone, Unlimited
+    from deviceplugin.scheduler.service import Alone
     from deviceplugin.scheduler.settings import SchedulerSettings
     from deviceplugin.series import Names
     from deviceplugin.version import __version__
@@ -275,7 +275,7 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
         node_labels=given.node_labels,
     )
     api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
-    running = Scheduler(settings, backends, api, Alone(), Unlimited())
+    running = Scheduler(settings, backends, api, Alone())
     registry = CollectorRegistry()
     seconds = Latencies(registry).seconds
     server = Server(

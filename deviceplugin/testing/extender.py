@@ -11,7 +11,7 @@ from typing import Any
 
 from deviceplugin.apiserver.client import Api, Path
 from deviceplugin.scheduler.run import Scheduler
-from deviceplugin.scheduler.service import Alone, Unlimited
+from deviceplugin.scheduler.service import Alone
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
@@ -63,7 +63,7 @@ async def extender(
     api: Api, backends: Iterable[SchedulingBackend], settings: SchedulerSettings | None = None
 ) -> AsyncIterator[Extender]:
     """A scheduler that has seen the cluster."""
-    made = Scheduler(settings or SchedulerSettings(), backends, api, Alone(), Unlimited())
+    made = Scheduler(settings or SchedulerSettings(), backends, api, Alone())
     task = asyncio.create_task(made.run())
     try:
         async with asyncio.timeout(10):

@@ -20,7 +20,7 @@ from deviceplugin.api.node import ALLOCATION
 from deviceplugin.apiserver.client import Api
 from deviceplugin.scheduler.run import Scheduler
 from deviceplugin.scheduler.server import Server
-from deviceplugin.scheduler.service import Alone, Leading, Unlimited
+from deviceplugin.scheduler.service import Alone, Leading
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.testing.apiserver import ApiServer
 from deviceplugin.vendor.scheduling import SchedulingBackend
@@ -97,7 +97,6 @@ class Bench:
             self._backends,
             self.api(),
             leading or Alone(),
-            Unlimited(),
         )
         server = Server(made.routes(), made.blockers)
         await server.start("127.0.0.1:0")

@@ -1,0 +1,188 @@
+"""Namespaces' quotas of device memory and cores, which Kubernetes itself does not count.
+
+A ResourceQuota's hard keys ``limits.<resource>`` count, where the resource is a vendor's memory or
+cores; of several quotas of a namespace each has to hold, and zero is zero. What is used is what
+pods hold: of a pod's ordinary init containers, which run before the others, only the largest counts
+where it is more than those. Source: hami-scheduler.md 4.8, with what later versions mended (11.3).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from deviceplugin.placement.fit import Backends, Placement
+from deviceplugin.placement.request import Ask
+from deviceplugin.scheduler.cluster import Holding
+from deviceplugin.scheduler.filtering import Request
+from deviceplugin.vendor.scheduling import ContainerDevice, Obstacle, Reason, whole
+
+__all__ = ["QuotaRecord", "Quotas", "quota_record"]
+
+PREFIX = "limits."
+
+Amounts = Mapping[str, int]
+"""By resource: MiB of memory, percent of cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRecord:
+    """One ResourceQuota, as far as devices go. `problems` are limits that are no whole numbers:
+    they do not hold.
+    """
+
+    namespace: str
+    name: str
+    limits: Amounts
+    problems: tuple[str, ...] = ()
+
+
+def quota_record(item: Mapping[str, Any], backends: Backends) -> QuotaRecord | None:
+    """A quota from its JSON; None for one that says nothing of devices. Raises `ValueError`."""
+    metadata = item["metadata"]
+    hard = (item.get("spec") or {}).get("hard") or {}
+    units = _units(backends)
+    limits, problems = {}, []
+    for key, text in hard.items():
+        resource = str(key).removeprefix(PREFIX)
+        if not str(key).startswith(PREFIX) or resource not in units:
+            continue
+        amount = whole(str(text))
+        if amount is None or amount < 0:
+            problems.append(f"{key} is {text!r:.80}: write a whole number; it does not hold")
+        else:
+            limits[resource] = amount * units[resource]
+    if not limits and not problems:
+        return None
+    return QuotaRecord(
+        str(metadata.get("namespace") or ""),
+        str(metadata.get("name") or ""),
+        MappingProxyType(limits),
+        tuple(problems),
+    )
+
+
+class Quotas:
+    """Limits and use of all namespaces. Belongs to the loop on which pods are decided about, one at
+    a time: what is asked for here cannot be given away between the question and the decision.
+    """
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+        self._quotas: dict[str, dict[str, QuotaRecord]] = {}
+        self._used: dict[str, Counter[str]] = {}
+
+    def set_quota(self, record: QuotaRecord) -> None:
+        """A quota is there, or is another than it was."""
+        self._quotas.setdefault(record.namespace, {})[record.name] = record
+
+    def drop_quota(self, namespace: str, name: str) -> None:
+        """A quota is gone."""
+        self._quotas.get(namespace, {}).pop(name, None)
+
+    def moved(self, before: Holding | None, after: Holding | None) -> None:
+        """What a pod holds has changed."""
+        for holding, sign in ((before, -1), (after, 1)):
+            if holding is not None:
+                used = self._used.setdefault(holding.namespace, Counter())
+                for resource, amount in self.held(holding).items():
+                    used[resource] += sign * amount
+                    if not used[resource]:
+                        del used[resource]
+
+    def used(self, namespace: str) -> Amounts:
+        """What a namespace's pods hold."""
+        return MappingProxyType(self._used.get(namespace, Counter()))
+
+    def quotas(self) -> Iterable[QuotaRecord]:
+        """Every quota that says something of devices."""
+        return [record for found in self._quotas.values() for record in found.values()]
+
+    def allows(
+        self, wanted: Request, placement: Placement, mine: Holding | None = None
+    ) -> Reason | None:
+        """Why a placement is more than its namespace has left; None when it is not. `mine` is what
+        the pod holds already, which it gives up for this.
+        """
+        given = {
+            word: [
+                (ask.container.init and not ask.container.sidecar, devices)
+                for ask, devices in zip(wanted.asks, containers, strict=True)
+            ]
+            for word, containers in placement.containers.items()
+        }
+        return self.refusal(wanted.pod.namespace, self._amounts(given), mine)
+
+    def refusal(self, namespace: str, asked: Amounts, mine: Holding | None = None) -> Reason | None:
+        """Why a namespace cannot have so much more; None when it can."""
+        used = Counter(self._used.get(namespace, Counter()))
+        if mine is not None and mine.namespace == namespace:
+            used.subtract(self.held(mine))
+        for record in self._quotas.get(namespace, {}).values():
+            for resource, limit in record.limits.items():
+                more = asked.get(resource, 0)
+                if more and used[resource] + more > limit:
+                    detail = (
+                        f"quota {record.name}: {PREFIX}{resource} is {limit}, "
+                        f"{used[resource]} are used, {more} more are asked for"
+                    )
+                    return Reason(Obstacle.QUOTA, "", detail)
+        return None
+
+    def asked(self, wanted: Iterable[Ask]) -> Amounts:
+        """What a pod will hold at least, wherever it goes: a share in percent of a card that is not
+        known yet does not count.
+        """
+        given: dict[str, list[tuple[bool, list[ContainerDevice]]]] = {}
+        for ask in wanted:
+            first = ask.container.init and not ask.container.sidecar
+            for word, demand in ask.demands.items():
+                cores = min(demand.cores_percent, 100)
+                device = ContainerDevice("", word, demand.memory_mib, cores)
+                given.setdefault(word, []).append((first, [device] * demand.count))
+        return self._amounts(given)
+
+    def held(self, holding: Holding) -> Amounts:
+        """What one pod holds."""
+        return self._amounts(
+            {
+                word: [(held.init, held.devices) for held in items]
+                for word, items in holding.held.items()
+            }
+        )
+
+    def _amounts(
+        self, given: Mapping[str, Iterable[tuple[bool, Iterable[ContainerDevice]]]]
+    ) -> Amounts:
+        found: Counter[str] = Counter()
+        for word, containers in given.items():
+            resources = self._backends[word].resources
+            first, rest = [0, 0], [0, 0]
+            for init, devices in containers:
+                memory = cores = 0
+                for device in devices:
+                    memory += device.memory
+                    cores += device.cores
+                if init:
+                    first = [max(first[0], memory), max(first[1], cores)]
+                else:
+                    rest = [rest[0] + memory, rest[1] + cores]
+            for resource, before, after in zip(
+                (resources.memory, resources.cores), first, rest, strict=True
+            ):
+                if resource:
+                    found[resource] += max(before, after)
+        return MappingProxyType(+found)
+
+
+def _units(backends: Backends) -> dict[str, int]:
+    found = {}
+    for backend in backends.values():
+        if backend.resources.memory:
+            found[backend.resources.memory] = backend.resources.memory_unit_mib
+        if backend.resources.cores:
+            found[backend.resources.cores] = 1
+    return found
