@@ -20,6 +20,7 @@ from deviceplugin.scheduler.server import Routes
 from deviceplugin.scheduler.service import ExtenderService, Leading
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.watching import Watching
+from deviceplugin.scheduler.webhook import Webhook
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
 __all__ = ["Scheduler"]
@@ -45,6 +46,7 @@ class Scheduler:
         self.locks = NodeLocks(api, self.watching.nodes, settings.lock_timeout)
         self.events = Events(api, settings.name)
         self.leading = leading
+        self.webhook = Webhook(settings, by_word, self.quotas)
         binder = Binder(api, self.cluster, self.locks, self.watching.pod, leading.is_leader)
         self.service = ExtenderService(
             settings,
@@ -64,6 +66,8 @@ class Scheduler:
             "/filter": self.service.filter,
             "/bind": self.service.bind,
             "/preempt": self.service.preempt,
+            "/webhook": self.webhook.mutate,
+            "/validate": self.webhook.validate,
         }
 
     def moment(self) -> Moment:

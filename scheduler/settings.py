@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from deviceplugin.api.hami import nodelock
@@ -17,6 +17,10 @@ class SchedulerSettings:
     not say otherwise. A foreign node lock older than `lock_timeout` may be taken over if its pod no
     longer waits there. A bind gives up `bind_patience` seconds after it came: kube-scheduler waits
     for 30 seconds. Only nodes with all `node_labels` are looked at.
+
+    Pods of ``default-scheduler`` that ask for a device are taken over where it `takes_default`.
+    `trusted` are the accounts that may write decisions on pods, `agents` those of them that may do
+    so only on their own node; where none are named, nothing is protected.
     """
 
     name: str = "hami-scheduler"
@@ -24,4 +28,7 @@ class SchedulerSettings:
     card_policy: Policy = Policy.SPREAD
     lock_timeout: timedelta = nodelock.TIMEOUT
     bind_patience: float = 25.0
-    node_labels: tuple[tuple[str, str], ...] = field(default=())
+    node_labels: tuple[tuple[str, str], ...] = ()
+    takes_default: bool = True
+    trusted: frozenset[str] = frozenset()
+    agents: frozenset[str] = frozenset()
