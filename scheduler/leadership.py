@@ -115,8 +115,8 @@ class Timing:
     def __post_init__(self) -> None:
         if not self.lease > self.renew > self.retry > 0:
             raise ValueError(
-                f"lease {self.lease:g} s, renew {self.renew:g} s and retry {self.retry:g} s have to "
-                "be each more than the next, and more than nothing"
+                f"lease {self.lease:g} s, renew {self.renew:g} s and retry {self.retry:g} s have "
+                "to be each more than the next, and more than nothing"
             )
 
 

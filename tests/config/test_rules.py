@@ -36,7 +36,10 @@ def test_values_that_contradict_each_other_are_refused(
         (MPS, {"mps_root": "/mps"}),
         (MPS, {"mps_root": "/mps", "mig_strategy": "single"}),
         (MPS.replace("mps", "timeSlicing"), {"mig_strategy": "mixed"}),
-        ("", {"allocation": "standalone-deferred", "device_list_strategy": "envvar,cdi-annotations"}),
+        (
+            "",
+            {"allocation": "standalone-deferred", "device_list_strategy": "envvar,cdi-annotations"},
+        ),
         ("", {"allocation": "standalone-deferred", "device_list_strategy": "cdi-cri"}),
         ("agent: {health: {failures: 3, window: 3}}", {}),
     ],
