@@ -21,7 +21,7 @@ import structlog
 from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
 from deviceplugin.apiserver.reflector import Change, Reflector
 
-__all__ = ["Elected", "Followed", "LeaseRecord", "Timing", "lease_record"]
+__all__ = ["Elected", "Followed", "Timing"]
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
@@ -52,33 +52,13 @@ def lease_record(item: Mapping[str, Any]) -> LeaseRecord:
     )
 
 
-class Followed:
-    """Leads as long as the kube-scheduler on this host name does."""
+class _Lease:
+    """A Lease as it was last heard of, and for how long it has not been renewed."""
 
-    def __init__(
-        self,
-        api: Api,
-        namespace: str,
-        name: str,
-        hostname: str,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._hostname, self._monotonic = hostname, monotonic
-        path = Path(LEASES, {"namespace": namespace})
-        self._lease = Reflector[LeaseRecord](
-            api, path, lease_record, self._heard, field_selector=f"metadata.name={name}"
-        )
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
         self._record: LeaseRecord | None = None
-        self._at = 0.0
-
-    def is_leader(self) -> bool:
-        """At this instant."""
-        record = self._record
-        return (
-            record is not None
-            and self._is_mine(record.holder)
-            and self._monotonic() < self._at + record.seconds
-        )
+        self._renewed_at = 0.0
 
     @property
     def holder(self) -> str:
@@ -90,16 +70,52 @@ class Followed:
         """Another number whenever somebody else took over."""
         return self._record.transitions if self._record else 0
 
+    def _hear(self, record: LeaseRecord | None) -> None:
+        """Only a renewal counts as one: a Lease may change, or be listed again, without."""
+        before, self._record = self._record, record
+        if record is not None and (
+            before is None or (before.holder, before.renewed) != (record.holder, record.renewed)
+        ):
+            self._renewed_at = self._monotonic()
+
+
+class Followed(_Lease):
+    """Leads as long as the kube-scheduler on this host name does."""
+
+    def __init__(
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        hostname: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(monotonic)
+        self._hostname = hostname
+        path = Path(LEASES, {"namespace": namespace})
+        self._reflector = Reflector[LeaseRecord](
+            api, path, lease_record, self._heard, field_selector=f"metadata.name={name}"
+        )
+
+    def is_leader(self) -> bool:
+        """At this instant."""
+        record = self._record
+        return (
+            record is not None
+            and self._is_mine(record.holder)
+            and self._monotonic() < self._renewed_at + record.seconds
+        )
+
     async def run(self) -> None:
         """Until cancelled."""
-        await self._lease.run()
+        await self._reflector.run()
 
     def _is_mine(self, holder: str) -> bool:
         """``<hostname>_<uuid>``: the whole name, not its beginning (hami-scheduler.md 10.5)."""
         return holder.rpartition("_")[0] == self._hostname or holder == self._hostname
 
     def _heard(self, change: Change[LeaseRecord]) -> None:
-        self._record, self._at = change.new, self._monotonic()
+        self._hear(change.new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +136,7 @@ class Timing:
             )
 
 
-class Elected:
+class Elected(_Lease):
     """Leads as long as it holds a Lease, which it tries to get as long as it runs."""
 
     def __init__(
@@ -132,14 +148,12 @@ class Elected:
         timing: Timing | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(monotonic)
         self._api, self._identity = api, identity
         self._timing = timing or Timing()
-        self._monotonic = monotonic
         self._collection = Path(LEASES, {"namespace": namespace})
         self._path = Path(LEASES + "/{name}", {"namespace": namespace, "name": name})
         self._name = name
-        self._seen: LeaseRecord | None = None
-        self._seen_at = 0.0
         self._until = 0.0
         self._log = structlog.get_logger().bind(lease=f"{namespace}/{name}")
 
@@ -147,25 +161,18 @@ class Elected:
         """At this instant."""
         return self._monotonic() < self._until
 
-    @property
-    def holder(self) -> str:
-        """Who leads, for people."""
-        return self._seen.holder if self._seen and self._seen.holder else "nobody"
-
-    @property
-    def term(self) -> int:
-        """Another number whenever somebody else took over."""
-        return self._seen.transitions if self._seen else 0
-
     async def run(self) -> None:
         """Until cancelled; what is held then is given back."""
         led = False
         try:
             while True:
                 try:
-                    await self._round()
-                except ApiError as error:
-                    self._log.warning("the lease was not renewed", reason=str(error))
+                    # So that one request without an answer does not cost the whole deadline.
+                    async with asyncio.timeout((self._timing.renew - self._timing.retry) / 2):
+                        await self._round()
+                except (ApiError, TimeoutError) as error:
+                    reason = str(error) or "no answer in time"
+                    self._log.warning("the lease was not renewed", reason=reason)
                 if self.is_leader() != led:
                     led = not led
                     self._log.info("leads" if led else "leads no more", holder=self.holder)
@@ -189,7 +196,7 @@ class Elected:
             }
             self._take(await self._api.create(self._collection, body), began)
             return
-        seen = self._seen
+        seen = self._record
         mine = seen is not None and seen.holder == self._identity
         if seen is None or not (mine or self._is_free(seen)):
             return
@@ -203,7 +210,7 @@ class Elected:
 
     def _is_free(self, seen: LeaseRecord) -> bool:
         """Whether its holder has not renewed it for as long as it said, by our own clock."""
-        return not seen.holder or self._monotonic() > self._seen_at + max(
+        return not seen.holder or self._monotonic() > self._renewed_at + max(
             seen.seconds, self._timing.lease
         )
 
@@ -222,17 +229,16 @@ class Elected:
         self._until = began + self._timing.renew
 
     def _see(self, record: LeaseRecord) -> None:
-        if self._seen is None or record != self._seen:
-            self._seen, self._seen_at = record, self._monotonic()
+        self._hear(record)
         if record.holder != self._identity:
             self._until = 0.0
 
     async def _give_back(self) -> None:
-        if not self.is_leader() or self._seen is None:
+        if not self.is_leader() or self._record is None:
             return
         self._until = 0.0
         change = {
-            "metadata": {"resourceVersion": self._seen.version},
+            "metadata": {"resourceVersion": self._record.version},
             "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},
         }
         try:
