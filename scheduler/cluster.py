@@ -127,6 +127,11 @@ class Cluster:
         self._assumed.pop(uid, None)
         self._moved(uid, before)
 
+    def forget_assumed(self) -> None:
+        """Only what the watch saw counts."""
+        for uid in tuple(self._assumed):
+            self.forget(uid)
+
     def assumed(self, uid: str) -> Holding | None:
         """What was assumed of a pod and the watch has not shown yet."""
         return self._assumed.get(uid)

@@ -94,6 +94,7 @@ class Scheduler:
             group.create_task(_again("watches", self.watching.run))
             group.create_task(_again("events", self.events.run))
             group.create_task(_again("handshakes", self._handshakes.run))
+            group.create_task(_again("leadership", self.leading.run))
 
 
 async def _again(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -6,6 +6,7 @@ never give away the same thing; only then is it written to the pod.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -51,15 +52,27 @@ class Leading(Protocol):
     def holder(self) -> str:
         """Who does, for people."""
 
+    @property
+    def term(self) -> int:
+        """Another number whenever somebody else took over."""
+
+    async def run(self) -> None:
+        """Keep it known until cancelled."""
+
 
 class Alone:
     """The only replica: no election."""
 
     holder = "this replica"
+    term = 0
 
     def is_leader(self) -> bool:
         """Always."""
         return True
+
+    async def run(self) -> None:
+        """There is nothing to keep."""
+        await asyncio.Event().wait()
 
 
 @dataclass(slots=True)
@@ -79,6 +92,7 @@ class ExtenderService:
     clock_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _term: int = field(default=0, init=False)
 
     # --- filter -----------------------------------------------------------------------------------
 
@@ -216,6 +230,10 @@ class ExtenderService:
             return f"this replica does not lead: {self.leading.holder} does"
         if not self.synced():
             return "the cluster is not known yet: cache not synced"
+        if self.leading.term != self._term:
+            # Somebody else may have decided meanwhile: what was not bound is not known to hold.
+            self._term = self.leading.term
+            self.cluster.forget_assumed()
         return ""
 
     def _request(self, cluster: Cluster, pod: PodSpec) -> Request:

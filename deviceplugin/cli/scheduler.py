@@ -17,6 +17,8 @@ import click
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
+    from deviceplugin.apiserver.client import Api
+    from deviceplugin.scheduler.service import Leading
     from deviceplugin.vendor.scheduling import SchedulingBackend
 
 IGNORED = (
@@ -26,15 +28,14 @@ IGNORED = (
     "kube-qps",
     "kube-burst",
     "kube-timeout",
-    "enable-ascend",
-    "enable-iluvatar",
-    "debug",
-    "profiling",
     "v",
-    "logtostderr",
 )
-"""Flags of HAMi's scheduler that mean nothing here (hami-scheduler.md 1.1): taken, and told of."""
+SWITCHES = ("enable-ascend", "enable-iluvatar", "debug", "profiling", "logtostderr")
+"""Flags of HAMi's scheduler that mean nothing here (hami-scheduler.md 1.1): taken, and told of.
+Switches may be given alone or with ``=true`` and ``=false``, as its chart does.
+"""
 
+SWITCH: Mapping[str, Any] = {"is_flag": False, "flag_value": True, "type": click.BOOL}
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 REQUESTS_AT_ONCE = 32
 SCRAPE_SECONDS = 10.0
@@ -89,6 +90,13 @@ class Given:
     node_labels: tuple[tuple[str, str], ...]
     metrics_listen: str
     metric_names: str
+    takes_default: bool
+    trusted: tuple[str, ...]
+    agents: tuple[str, ...]
+    leader_elect: bool
+    lease_name: str
+    lease_namespace: str
+    lease_mode: str
     log_level: str
     log_format: str
 
@@ -159,6 +167,58 @@ class Given:
     help="Under whose metric names: HAMi's of 2.8, of 2.9 and later, or both.",
 )
 @click.option(
+    "--force-overwrite-default-scheduler",
+    "takes_default",
+    default=True,
+    show_default=True,
+    help="Take over pods of default-scheduler that ask for a device.",
+    **SWITCH,
+)
+@click.option(
+    "--trusted-account",
+    "trusted",
+    multiple=True,
+    help="An account that may write decisions on pods, as system:serviceaccount:NAMESPACE:NAME; "
+    "repeatable. Where none is named, nothing is protected.",
+)
+@click.option(
+    "--agent-account",
+    "agents",
+    multiple=True,
+    help="A trusted account that may do so only for pods on its own node; repeatable.",
+)
+@click.option(
+    "--leader-elect",
+    "leader_elect",
+    default=False,
+    show_default=True,
+    help="Several replicas: only the one that leads answers filter and bind.",
+    **SWITCH,
+)
+@click.option(
+    "--leader-elect-resource-name",
+    "lease_name",
+    default="",
+    help="The Lease; empty: the scheduler's name.",
+)
+@click.option(
+    "--leader-elect-resource-namespace",
+    "lease_namespace",
+    default="",
+    envvar="POD_NAMESPACE",
+    show_envvar=True,
+    help="Its namespace.",
+)
+@click.option(
+    "--leader-elect-mode",
+    "lease_mode",
+    default="follow",
+    show_default=True,
+    type=click.Choice(["follow", "own"]),
+    help="follow: kube-scheduler is in the same pod and holds the Lease. own: the replicas stand "
+    "behind a Service and elect one of them; the Lease has to be another than kube-scheduler's.",
+)
+@click.option(
     "--log-level",
     default="info",
     show_default=True,
@@ -181,27 +241,30 @@ def scheduler(**values: Any) -> None:
 
     ignored = {key: values.pop(key) for key in list(values) if key.startswith("ignored_")}
     given = Given(**values)
+    if given.leader_elect and not given.lease_namespace:
+        raise click.UsageError(
+            "--leader-elect needs to know where the Lease is: give "
+            "--leader-elect-resource-namespace, or POD_NAMESPACE in the environment"
+        )
     backends = _backends(given.device_config_file)
     setup(given.log_level, given.log_format)
     try:
-        asyncio.run(_serve(given, backends, [key for key, value in ignored.items() if value]))
+        asyncio.run(
+            _serve(given, backends, [key for key, value in ignored.items() if value is not None])
+        )
     except OSError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
 
-for _name in IGNORED:
-    scheduler.params.append(
-        click.Option(
-            [
-                f"-{_name}" if len(_name) == 1 else f"--{_name}",
-                f"ignored_{_name}".replace("-", "_"),
-            ],
-            default=None,
-            hidden=True,
-            is_flag=_name in ("enable-ascend", "enable-iluvatar", "debug", "profiling"),
-        )
-    )
+def _ignored(name: str, **how: Any) -> click.Option:
+    dashes = "-" if len(name) == 1 else "--"
+    variable = f"ignored_{name}".replace("-", "_")
+    return click.Option([dashes + name, variable], default=None, hidden=True, **how)
+
+
+scheduler.params += [_ignored(name) for name in IGNORED]
+scheduler.params += [_ignored(name, **SWITCH) for name in SWITCHES]
 
 
 def _backends(path: str) -> tuple[SchedulingBackend, ...]:
@@ -241,6 +304,21 @@ def _unique(backends: Iterable[SchedulingBackend]) -> Iterable[SchedulingBackend
             yield backend
 
 
+def _leading(given: Given, api: Api) -> Leading:
+    import socket
+    import uuid
+
+    from deviceplugin.scheduler.leadership import Elected, Followed
+    from deviceplugin.scheduler.service import Alone
+
+    if not given.leader_elect:
+        return Alone()
+    hostname, name = socket.gethostname(), given.lease_name or given.scheduler_name
+    if given.lease_mode == "follow":
+        return Followed(api, given.lease_namespace, name, hostname)
+    return Elected(api, given.lease_namespace, name, f"{hostname}_{uuid.uuid4()}")
+
+
 async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored: list[str]) -> None:
     import ssl
 
@@ -252,7 +330,6 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
     from deviceplugin.scheduler.metrics import Latencies, Moment, SchedulerMetrics
     from deviceplugin.scheduler.run import Scheduler
     from deviceplugin.scheduler.server import Server
-    from deviceplugin.scheduler.service import Alone
     from deviceplugin.scheduler.settings import SchedulerSettings
     from deviceplugin.series import Names
     from deviceplugin.version import __version__
@@ -273,9 +350,12 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
         card_policy=Policy(given.card_policy),
         lock_timeout=given.lock_timeout,
         node_labels=given.node_labels,
+        takes_default=given.takes_default,
+        trusted=frozenset(given.trusted) | frozenset(given.agents),
+        agents=frozenset(given.agents),
     )
     api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
-    running = Scheduler(settings, backends, api, Alone())
+    running = Scheduler(settings, backends, api, _leading(given, api))
     registry = CollectorRegistry()
     seconds = Latencies(registry).seconds
     server = Server(

@@ -1,0 +1,154 @@
+"""``deviceplugin scheduler`` as a process, started as HAMi's chart starts its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from deviceplugin.cli.main import cli
+
+CHART = (
+    "--scheduler-name=hami-scheduler",
+    "--metrics-bind-address=127.0.0.1:0",
+    "--node-scheduler-policy=binpack",
+    "--gpu-scheduler-policy=spread",
+    "--force-overwrite-default-scheduler=true",
+    "--enable-ascend=true",
+    "--enable-iluvatar=false",
+    "--debug",
+    "--leader-elect=true",
+    "--leader-elect-resource-name=hami-scheduler",
+    "--leader-elect-resource-namespace=kube-system",
+    "-v=4",
+)
+SECONDS = 60.0
+
+
+class Process:
+    """The running command, its lines and where it answers."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process, self.lines, self.address = process, list[str](), ""
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        """The first line from now on that matches. Raises `TimeoutError`."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(SECONDS):
+            while line := await self.process.stdout.readline():
+                self.lines.append(line.decode())
+                if found := re.search(pattern, self.lines[-1]):
+                    return found
+        raise AssertionError("".join(self.lines))
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(self.process.communicate(), SECONDS)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@contextlib.asynccontextmanager
+async def started(kubeconfig: Path, *flags: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deviceplugin", "scheduler", "--http_bind=127.0.0.1:0"),
+        *("--log-format=json", *flags),
+        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    found = Process(process)
+    try:
+        address = await found.until(r'"address": "([^"]+)"')
+        found.address = f"http://{address[1]}"
+        yield found
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def lease(holder: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "hami-scheduler", "namespace": "kube-system"},
+        "spec": {
+            "holderIdentity": holder,
+            "leaseDurationSeconds": 600,
+            "leaseTransitions": 1,
+            "renewTime": "2026-01-01T00:00:00.000000Z",
+        },
+    }
+
+
+async def answered(bench: Any, process: Process, wanted: str) -> dict[str, Any]:
+    """The answer to a filter, once it has this in it."""
+    async with asyncio.timeout(SECONDS):
+        while wanted not in str(answer := await bench.filter(process.address, "p", ["a"])):
+            await asyncio.sleep(0.05)
+    return dict(answer)
+
+
+async def test_it_follows_the_kube_scheduler_beside_it_under_the_flags_of_hamis_chart(
+    bench: Any, make: Any, tmp_path: Path
+) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    bench.server.create("leases", lease("elsewhere_1"))
+    async with started(bench.server.kubeconfig(tmp_path / "config"), *CHART) as process:
+        told = {line for line in process.lines if "has no meaning here" in line}
+        for flag in ("enable-ascend", "enable-iluvatar", "debug", '"v"'):
+            assert any(flag in line for line in told), flag
+        answer = await answered(bench, process, "elsewhere_1")
+        assert answer["NodeNames"] is None
+        mine = {"spec": {"holderIdentity": f"{socket.gethostname()}_2", "leaseTransitions": 2}}
+        bench.server.patch("leases", "hami-scheduler", mine, "kube-system")
+        answer = await answered(bench, process, "'a'")
+        assert answer["NodeNames"] == ["a"]
+        assert await bench.bind(process.address, "p", "a") == ""
+        assert await process.stop() == 0
+
+
+async def test_of_replicas_with_a_lease_of_their_own_one_places_and_the_next_goes_on(
+    bench: Any, make: Any, tmp_path: Path
+) -> None:
+    bench.server.create("nodes", make.node("a"))
+    bench.server.create("pods", make.pod("p"))
+    kubeconfig = bench.server.kubeconfig(tmp_path / "config")
+    flags = (
+        *("--metrics-bind-address=", "--leader-elect", "--leader-elect-mode=own"),
+        *("--leader-elect-resource-name=ours", "--leader-elect-resource-namespace=default"),
+    )
+    async with started(kubeconfig, *flags) as first:
+        await answered(bench, first, "'a'")
+        async with started(kubeconfig, *flags) as second:
+            await answered(bench, second, "does not lead")
+            assert await first.stop() == 0
+            assert (await answered(bench, second, "'a'"))["NodeNames"] == ["a"]
+            assert await bench.bind(second.address, "p", "a") == ""
+            assert await second.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [
+        (["--leader-elect"], "--leader-elect-resource-namespace"),
+        (["--leader-elect=perhaps"], "not a valid boolean"),
+        (["--node-lock-timeout=soon"], "write 5m"),
+        (["--node-label-selector=gpu"], "not key=value"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused_with_a_remedy(flags: list[str], remedy: str) -> None:
+    done = CliRunner().invoke(cli, ["scheduler", *flags], env={"POD_NAMESPACE": None})
+    assert done.exit_code == 2
+    assert remedy in " ".join(done.output.split())
