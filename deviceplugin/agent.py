@@ -23,11 +23,11 @@ from deviceplugin.allocation.modes import Mode
 from deviceplugin.allocation.standalone import Standalone
 from deviceplugin.cdi import sweep_temporaries
 from deviceplugin.config import Config, settings_of
+from deviceplugin.directorywatch import DirectoryWatch
 from deviceplugin.health import HealthPolicy
 from deviceplugin.injection.render import Strategy
 from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
 from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
-from deviceplugin.kubelet.sockets import DirectoryWatch
 from deviceplugin.metrics import Metrics
 from deviceplugin.monitor import Monitor, Settings
 from deviceplugin.probe.supervisor import Timing as ProbeTiming

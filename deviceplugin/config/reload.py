@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deviceplugin.api.problems import Problem
 from deviceplugin.config.schema import ConfigError, Loaded
-from deviceplugin.kubelet.sockets import POLL_SECONDS, DirectoryWatch, identity
+from deviceplugin.directorywatch import POLL_SECONDS, DirectoryWatch, identity
 
 __all__ = ["Outcome", "Refused", "Reloaded", "Reloader", "Unchanged"]
 

@@ -20,9 +20,10 @@ import structlog
 
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2_grpc as rpc
+from deviceplugin.directorywatch import identity
 from deviceplugin.kubelet.resource import MAX_MESSAGE_BYTES, Resource
 from deviceplugin.kubelet.service import Allocator, DevicePluginService, Observer
-from deviceplugin.kubelet.sockets import identity, new_socket, remove_stale
+from deviceplugin.kubelet.sockets import new_socket, remove_stale
 
 API_VERSION = "v1beta1"
 

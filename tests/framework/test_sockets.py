@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import socket
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 
 from deviceplugin.kubelet.sockets import (
     MAX_PATH_BYTES,
-    DirectoryWatch,
     SocketPathError,
     new_socket,
     remove_stale,
@@ -104,26 +102,3 @@ def test_a_socket_that_is_too_busy_to_answer_is_not_dead(directory: Path) -> Non
         for client in waiting:
             client.close()
     assert busy.is_socket()
-
-
-async def test_a_directory_that_is_replaced_or_comes_late_is_watched(directory: Path) -> None:
-    changed = asyncio.Event()
-    late = directory / "late"
-    watching = asyncio.create_task(DirectoryWatch(changed.set, late).run(poll=0.05))
-
-    async def noticed(what: Path) -> None:
-        await asyncio.sleep(0.2)
-        changed.clear()
-        what.touch()
-        async with asyncio.timeout(10):
-            await changed.wait()
-
-    try:
-        late.mkdir()
-        await noticed(late / "one")
-        late.rename(directory / "away")
-        late.mkdir()
-        await noticed(late / "two")
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
