@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import socket
 import threading
@@ -13,21 +12,15 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from deviceplugin.testing.apiserver import patching
-from deviceplugin.testing.apiserver.admission import Change, admitted
 from deviceplugin.testing.apiserver.faults import Faults
-from deviceplugin.testing.apiserver.resources import RESOURCES, Resource
-from deviceplugin.testing.apiserver.selectors import Test, by_fields, by_labels
-from deviceplugin.testing.apiserver.status import StatusError, bad_request, conflict
-from deviceplugin.testing.apiserver.store import (
-    Event,
-    Object,
-    Store,
-    check_texts,
-    resource_of,
-)
+from deviceplugin.testing.apiserver.requests import Requests, Target, chosen_by, target_of
+from deviceplugin.testing.apiserver.resources import Resource
+from deviceplugin.testing.apiserver.selectors import Test
+from deviceplugin.testing.apiserver.status import StatusError, bad_request
+from deviceplugin.testing.apiserver.store import Event, Object, Store, resource_of
 
 BOOKMARK_SECONDS = 1.0
 """A real server sends one a minute; tests want to see them."""
@@ -44,16 +37,6 @@ class Call:
     path: str
     status: int
     client: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a path means."""
-
-    resource: Resource
-    namespace: str
-    name: str
-    subresource: str
 
 
 class ApiServer:
@@ -221,174 +204,31 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "GET" and (plain := _plain(url.path)) is not None:
                 self._send(200, plain)
                 return
-            target = _target(url.path)
+            target = target_of(url.path)
             if verb == "get" and not target.name:
                 verb = "watch" if query.get("watch") in ("true", "1") else "list"
             owner.faults.meet(verb, target.resource.plural)
             if verb == "watch":
                 self._watch(target, query)
                 return
-            code, answer = self._serve(verb, target, query, body)
+            code, answer = self._requests().serve(verb, target, query, body)
         except StatusError as error:
             code, answer = error.code, error.body()
         owner.calls.append(Call(verb, url.path, code, self.headers.get("User-Agent", "")))
         self._send(code, answer)
 
-    def _serve(
-        self, verb: str, target: _Target, query: Mapping[str, str], body: Any
-    ) -> tuple[int, Object]:
-        owner, resource = self.server.owner, target.resource
-        store, namespace, name = owner.store, target.namespace, target.name
-        if verb in ("update", "patch") and f"{resource.plural}/{name}" in owner.faults.conflicts:
-            raise conflict(resource.plural, name)
-        match verb:
-            case "list":
-                return 200, self._list(target, query)
-            case "get":
-                return 200, store.get(resource, namespace, name)
-            case "create" if target.subresource == "binding":
-                return 201, self._bind(target, body)
-            case "create" if not name and (namespace or not resource.namespaced):
-                return 201, self._create(target, query, _object(body))
-            case "update":
-                return 200, self._change(target, lambda _: _object(body))
-            case "patch":
-                return 200, self._patch(target, body)
-            case "delete" if name:
-                return 200, self._delete(target, query, body)
-        raise StatusError(405, "MethodNotAllowed", f"{verb} is not allowed on {self.path}")
-
-    def _delete(self, target: _Target, query: Mapping[str, str], body: Any) -> Object:
-        options = body if isinstance(body, dict) else {}
-        grace = query.get("gracePeriodSeconds", options.get("gracePeriodSeconds"))
-        gone = self.server.owner.store.delete(
-            target.resource,
-            target.namespace,
-            target.name,
-            options.get("preconditions"),
-            None if grace is None else int(grace),
-        )
-        if target.resource.kind == "Pod" or gone["metadata"].get("deletionTimestamp"):
-            return gone
-        details = {"name": target.name, "kind": target.resource.plural}
-        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}
-
-    def _list(self, target: _Target, query: Mapping[str, str]) -> Object:
-        resource = target.resource
-        items, version = self.server.owner.store.all(resource, target.namespace)
-        chosen = [item for item in items if _test(resource, query)(item)]
-        metadata: Object = {"resourceVersion": str(version)}
-        start, limit = _page(query)
-        if limit and len(chosen) > start + limit:
-            metadata["continue"] = str(start + limit)
-        if limit:
-            chosen = chosen[start : start + limit]
-        return {
-            "kind": f"{resource.kind}List",
-            "apiVersion": resource.api_version,
-            "metadata": metadata,
-            "items": chosen,
-        }
-
-    def _bind(self, target: _Target, body: Any) -> Object:
-        stated = (_object(body).get("metadata") or {}).get("name")
-        if stated != target.name:
-            raise bad_request("name in URL does not match name in Binding object")
-        node = (body.get("target") or {}).get("name")
-        if not node:
-            raise StatusError(500, "", "target.name: Required value")  # a real one says no more
-
-        uid = (body.get("metadata") or {}).get("uid")
-
-        def edit(pod: Object) -> Object:
-            if pod["metadata"].get("deletionTimestamp"):
-                raise conflict("pods/binding", target.name)
-            if uid and uid != pod["metadata"]["uid"]:
-                raise conflict("pods/binding", target.name)
-            if current := pod["spec"].get("nodeName"):
-                raise StatusError(
-                    409,
-                    "Conflict",
-                    f'Operation cannot be fulfilled on pods/binding "{target.name}": pod '
-                    f'{target.name} is already assigned to node "{current}"',
-                )
-            pod["spec"]["nodeName"] = node
-            extra = (body.get("metadata") or {}).get("annotations") or {}
-            if extra:
-                pod["metadata"].setdefault("annotations", {}).update(extra)
-            pod["status"].setdefault("conditions", []).append(
-                {"type": "PodScheduled", "status": "True"}
-            )
-            return pod
-
-        store = self.server.owner.store
-        store.change(target.resource, target.namespace, target.name, edit, "binding")
-        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
-
-    def _patch(self, target: _Target, body: Any) -> Object:
+    def _requests(self) -> Requests:
         kind = self.headers.get("Content-Type", "").partition(";")[0]
-        patches: dict[str, Callable[[Any, Any], Any]] = {
-            patching.MERGE: patching.merged,
-            patching.JSON: patching.operated,
-            patching.STRATEGIC: patching.strategic,
-        }
-        if kind not in patches:
-            raise StatusError(
-                415,
-                "UnsupportedMediaType",
-                f"the body of the request was in an unknown format: {kind}",
-            )
-        expected = list if kind == patching.JSON else dict
-        if not isinstance(body, expected):
-            raise bad_request(f"the patch is no JSON {expected.__name__}")
-
-        def edit(old: Object) -> Object:
-            try:
-                new: Object = patches[kind](old, body)
-                check_texts(new)
-            except (patching.PatchError, TypeError) as error:
-                raise StatusError(
-                    422,
-                    "Invalid",
-                    f"the server rejected our request due to an error in our request: {error}",
-                ) from None
-            return new
-
-        return self._change(target, edit)
-
-    def _create(self, target: _Target, query: Mapping[str, str], body: Object) -> Object:
-        body.setdefault("metadata", {})
-        if target.namespace:
-            body["metadata"].setdefault("namespace", target.namespace)
-        dry_run = query.get("dryRun") == "All"
-        change = Change(target.resource, "CREATE", body, None, self._user(), dry_run)
-        new = admitted(change, self.server.owner.objects)
-        store = self.server.owner.store
-        return new if dry_run else store.create(target.resource, target.namespace, new)
-
-    def _change(self, target: _Target, edit: Callable[[Object], Object]) -> Object:
-        """Webhooks see what a request makes of the object; its subresources are not theirs here."""
-        owner, resource = self.server.owner, target.resource
-
-        def seen(old: Object) -> Object:
-            before = copy.deepcopy(old)
-            new = edit(old)
-            if target.subresource:
-                return new
-            change = Change(resource, "UPDATE", new, before, self._user())
-            return admitted(change, owner.objects)
-
-        return owner.store.change(resource, target.namespace, target.name, seen, target.subresource)
-
-    def _user(self) -> str:
-        """Whose token it is: the token itself is the name."""
-        return self.headers.get("Authorization", "").removeprefix("Bearer ") or "system:anonymous"
+        # Whose token it is: the token itself is the name.
+        user = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        owner = self.server.owner
+        return Requests(owner.store, owner.faults, kind, user or "system:anonymous")
 
     # --- watches ---
 
-    def _watch(self, target: _Target, query: Mapping[str, str]) -> None:
+    def _watch(self, target: Target, query: Mapping[str, str]) -> None:
         owner, resource = self.server.owner, target.resource
-        test = _test(resource, query)
+        test = chosen_by(resource, query)
         text = query.get("resourceVersion", "")
         if text and not text.isdigit():
             raise StatusError(500, "", f"strconv.ParseUint: parsing {text!r}: invalid syntax")
@@ -411,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk({"type": kind, "object": item})
         self._follow(target, query, test, version)
 
-    def _follow(self, target: _Target, query: Mapping[str, str], test: Test, version: int) -> None:
+    def _follow(self, target: Target, query: Mapping[str, str], test: Test, version: int) -> None:
         owner, resource = self.server.owner, target.resource
         store = owner.store
         end = time.monotonic() + float(query.get("timeoutSeconds", "1800"))
@@ -488,45 +328,6 @@ def _seen(event: Event, test: Test) -> Iterator[Object]:
         yield {"type": "MODIFIED" if before else "ADDED", "object": event.after}
     elif before:
         yield {"type": "DELETED", "object": event.after}
-
-
-def _test(resource: Resource, query: Mapping[str, str]) -> Test:
-    labels = by_labels(query.get("labelSelector", ""))
-    fields = by_fields(query.get("fieldSelector", ""), resource)
-    return lambda item: labels(item) and fields(item)
-
-
-def _page(query: Mapping[str, str]) -> tuple[int, int]:
-    start, limit = query.get("continue", "0"), query.get("limit", "0")
-    if not start.isdigit() or not limit.isdigit():
-        raise bad_request("continue key is not valid")
-    return int(start), int(limit)
-
-
-def _object(body: Any) -> Object:
-    if not isinstance(body, dict):
-        raise bad_request("the body is no object")
-    return body
-
-
-def _target(path: str) -> _Target:
-    """What a path means. Raises `StatusError` with 404."""
-    for resource in RESOURCES:
-        if not path.startswith(resource.prefix + "/"):
-            continue
-        parts = [unquote(part) for part in path[len(resource.prefix) + 1 :].split("/")]
-        namespace = ""
-        if resource.namespaced and len(parts) > 2 and parts[0] == "namespaces":
-            namespace, parts = parts[1], parts[2:]
-        if parts[0] != resource.plural or len(parts) > 3:
-            continue
-        name, subresource, *_ = [*parts[1:], "", ""]
-        if subresource and subresource not in resource.subresources:
-            continue
-        if name and resource.namespaced and not namespace:
-            continue
-        return _Target(resource, namespace, name, subresource)
-    raise StatusError(404, "NotFound", "the server could not find the requested resource")
 
 
 def _plain(path: str) -> Object | None:
