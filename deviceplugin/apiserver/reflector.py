@@ -67,9 +67,13 @@ class Reflector(Generic[T]):
         """Whether a whole list has been seen since the start."""
         self.problem = ""
         """Why nothing new is heard now; empty while the watch is open."""
+        self._heard = 0
+        """Everything up to this version has been heard: by lists and events, in the order in which
+        the server counts."""
         self._learned: dict[str, int] = {}
         """The versions of objects that were learned ahead of the watch."""
         self._stopping = threading.Event()
+        self._relist = threading.Event()
         self._stream: Stream | None = None
         self._waiting: dict[asyncio.Future[None], Callable[[], bool]] = {}
         self._log = structlog.get_logger().bind(watch=str(path))
@@ -124,10 +128,35 @@ class Reflector(Generic[T]):
         before = self.changes
         await self.wait_for(lambda: self.changes != before, seconds)
 
+    async def catch_up(self, seconds: float) -> None:
+        """Wait until everything has been heard that had happened when this was called. Where the
+        watch does not tell in `seconds`, the collection is listed anew, for which as much time is
+        given again. Raises `ApiError`.
+        """
+        # Without a version a list is never older than the request for it; the watch may be.
+        page = await self._api.get(self._path, limit="1", **self._selector)
+        version = _version(page)
+        if not version.isdecimal():
+            raise ApiError(f"LIST {self._path}: version {version!r:.40} is no number")
+
+        def heard() -> bool:
+            return self._heard >= int(version)
+
+        if await self.wait_for(heard, seconds):
+            return
+        self._relist.set()
+        if self._stream is not None:
+            self._stream.close()
+        if not await self.wait_for(heard, seconds):
+            raise ApiError(f"WATCH {self._path}: it lags behind: {self.problem or 'no news'}")
+
     def _follow(self, loop: asyncio.AbstractEventLoop, stopping: threading.Event) -> None:
         delay, version = BACKOFF_FIRST, ""
         while not stopping.is_set():
             try:
+                if self._relist.is_set():
+                    self._relist.clear()
+                    version = ""
                 if not version:
                     version = self._list(loop)
                     delay = BACKOFF_FIRST
@@ -145,6 +174,8 @@ class Reflector(Generic[T]):
                     continue
                 if stopping.is_set():
                     return
+                if self._relist.is_set():  # it was broken off for that
+                    continue
                 wait = max(delay, min(error.retry_after or 0.0, BACKOFF_MOST))
                 self._call(loop, self._lost, str(error))
                 stopping.wait(wait * random.uniform(0.8, 1.2))  # noqa: S311
@@ -163,8 +194,9 @@ class Reflector(Generic[T]):
             if not metadata.get("continue"):
                 break
             query["continue"] = metadata["continue"]
-        self._call(loop, self._replace, found)
-        return str(metadata.get("resourceVersion", ""))
+        version = str(metadata.get("resourceVersion", ""))
+        self._call(loop, self._replace, found, version)
+        return version
 
     def _watch(
         self, loop: asyncio.AbstractEventLoop, version: str, stopping: threading.Event
@@ -185,7 +217,7 @@ class Reflector(Generic[T]):
         last = version
         try:
             for line in self._stream:
-                if stopping.is_set():
+                if stopping.is_set() or self._relist.is_set():
                     return last
                 last = self._take(loop, line) or last
         except ApiError:
@@ -212,6 +244,8 @@ class Reflector(Generic[T]):
             self._call(loop, self._hear, _key(item), version, self._projected(item))
         elif kind == "DELETED":
             self._call(loop, self._hear, _key(item), version, None)
+        else:
+            self._call(loop, self._reach, version)
         return version
 
     def _projected(self, item: Mapping[str, Any]) -> T | None:
@@ -231,16 +265,22 @@ class Reflector(Generic[T]):
 
     def learn(self, item: Mapping[str, Any]) -> None:
         """Take in an object that a write was answered with, ahead of the watch. What is older and
-        still under way does not undo it.
+        still under way does not undo it; nor does it undo what the watch told before the answer was
+        read.
         """
         key, version = _key(item), _version(item)
-        if key in self.objects:
-            if version.isdecimal():
-                self._learned[key] = int(version)
-            self._set(key, self._projected(item))
+        if key not in self.objects:
+            return
+        if version.isdecimal():
+            if int(version) <= self._heard:
+                return
+            self._learned[key] = int(version)
+        self._set(key, self._projected(item))
 
-    def _replace(self, found: dict[str, T]) -> None:
-        self._learned.clear()  # a server that was restored from a backup counts anew
+    def _replace(self, found: dict[str, T], version: str) -> None:
+        # A server that was restored from a backup counts anew.
+        self._learned.clear()
+        self._heard = int(version) if version.isdecimal() else 0
         for key in self.objects.keys() - found.keys():
             self._set(key, None)
         for key, item in found.items():
@@ -250,12 +290,18 @@ class Reflector(Generic[T]):
         self._tell()
 
     def _hear(self, key: str, version: str, new: T | None) -> None:
+        self._reach(version)
         learned = self._learned.get(key)
         if learned is not None and version.isdecimal():
             if int(version) < learned:
                 return
             del self._learned[key]
         self._set(key, new)
+
+    def _reach(self, version: str) -> None:
+        if version.isdecimal():
+            self._heard = max(self._heard, int(version))
+        self._wake()
 
     def _set(self, key: str, new: T | None) -> None:
         old = self.objects.get(key)
@@ -282,6 +328,9 @@ class Reflector(Generic[T]):
 
     def _tell(self) -> None:
         self.changes += 1
+        self._wake()
+
+    def _wake(self) -> None:
         for waiter, found in self._waiting.items():
             if not waiter.done() and found():
                 waiter.set_result(None)

@@ -71,6 +71,51 @@ async def test_an_event_from_before_a_write_does_not_undo_what_it_was_answered_w
     assert {change.new.annotations.get("x") for change in changes[1:-1]} == {"1"}
 
 
+async def test_an_answer_that_is_read_late_does_not_undo_what_the_watch_told_since(
+    followed: Any,
+) -> None:
+    """Writes are answered in other threads than the watch is read in."""
+    running, reflector, _ = followed
+    running.create("pods", made("a"))
+    answer = running.patch("pods", "a", {"metadata": {"annotations": {"x": "1"}}}, "default")
+    running.patch("pods", "a", {"metadata": {"annotations": {"x": None}}}, "default")
+    running.create("pods", made("b"))
+    assert await known(reflector, "a", "b")
+    reflector.learn(answer)
+    assert "x" not in reflector.objects["default/a"].annotations
+
+
+async def test_who_catches_up_has_heard_all_that_was_so_before(followed: Any) -> None:
+    running, reflector, _ = followed
+    for number in range(20):
+        running.create("pods", made(f"a{number}"))
+        await reflector.catch_up(10.0)
+        assert f"default/a{number}" in reflector.objects
+
+
+@pytest.mark.parametrize("pods", [0, 3])
+async def test_a_watch_that_tells_nothing_is_not_waited_for(followed: Any, pods: int) -> None:
+    """Other collections count by the same numbers, and bookmarks are rare."""
+    running, reflector, _ = followed
+    running.bookmarks = False
+    for number in range(pods):
+        running.create("pods", made(f"a{number}"))
+    running.create("nodes", {"metadata": {"name": "n"}})
+    await reflector.catch_up(0.3)
+    assert len(reflector.objects) == pods
+    lists = [call for call in running.calls if call.verb == "list"]
+    assert len(lists) == 3  # at the start, to ask how far the server is, and anew
+    running.create("pods", made("b"))
+    assert await reflector.wait_for(lambda: "default/b" in reflector.objects, 10)
+
+
+async def test_who_cannot_catch_up_is_told(followed: Any) -> None:
+    running, reflector, _ = followed
+    running.stop()
+    with pytest.raises(ApiError, match="no answer"):
+        await reflector.catch_up(0.3)
+
+
 class Hasty:
     """A server that ends every watch at once, or knows no version that it just told."""
 
