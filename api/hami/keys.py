@@ -74,7 +74,7 @@ class VendorKeys:
     pod, by the scheduler: `to_allocate`, which the node's agent empties container by container,
     `allocated`, which stays, and `others` of the vendor's own. `node_others` are the vendor's own
     on the node. On the pod, by people: `use_uuid`,
-    `avoid_uuid`, `use_type` and `avoid_type`.
+    `avoid_uuid`, `use_type` and `avoid_type`, and `wishes`, whatever else decisions go by.
     """
 
     common_word: str
@@ -91,6 +91,26 @@ class VendorKeys:
     avoid_uuid: str | None = None
     use_type: str | None = None
     avoid_type: str | None = None
+    wishes: tuple[str, ...] = ()
+
+    @property
+    def by_people(self) -> tuple[str, ...]:
+        """What people write on pods, and decisions go by."""
+        selectors = (self.use_uuid, self.avoid_uuid, self.use_type, self.avoid_type)
+        return (*filter(None, selectors), *self.wishes)
+
+    @property
+    def on_nodes(self) -> tuple[str, ...]:
+        """What stands on nodes."""
+        return (
+            *filter(None, (self.register, self.score, self.handshake, self.lock)),
+            *self.node_others,
+        )
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What was decided about a pod."""
+        return (self.allocated, *filter(None, (self.to_allocate,)), *self.others)
 
 
 def ascend(word: str) -> VendorKeys:
@@ -107,6 +127,7 @@ def ascend(word: str) -> VendorKeys:
         node_others=("hami-vnpu-core",),
         use_uuid=f"hami.io/use-{word}-uuid",
         avoid_uuid=f"hami.io/no-use-{word}-uuid",
+        wishes=("huawei.com/vnpu-mode",),
     )
 
 
@@ -140,6 +161,7 @@ _NVIDIA = VendorKeys(
     avoid_uuid="nvidia.com/nouse-gpuuuid",
     use_type="nvidia.com/use-gputype",
     avoid_type="nvidia.com/nouse-gputype",
+    wishes=(NUMA_BIND, VGPU_MODE),
 )
 _HYGON = VendorKeys(
     common_word="DCU",
@@ -161,6 +183,7 @@ _KUNLUN = VendorKeys(
     others=("BAIDU_COM_DEVICE_IDX",),
     use_uuid="baidu.com/use-gpuuuid",
     avoid_uuid="baidu.com/nouse-gpuuuid",
+    wishes=("hami.io/use-xpu-uuid", "hami.io/no-use-xpu-uuid"),
 )
 _XPU = VendorKeys(
     common_word="XPU",
@@ -172,6 +195,7 @@ _XPU = VendorKeys(
     allocated="hami.io/xpu-devices-allocated",
     use_uuid="hami.io/use-xpu-uuid",
     avoid_uuid="hami.io/no-use-xpu-uuid",
+    wishes=("baidu.com/use-gpuuuid", "baidu.com/nouse-gpuuuid"),
 )
 _METAX_GPU = VendorKeys(
     common_word="Metax-GPU",
@@ -190,6 +214,11 @@ _METAX_SGPU = VendorKeys(
     others=("metax-tech.com/gpu-devices-allocated", "metax-tech.com/predicate-time"),
     use_uuid="metax-tech.com/use-gpuuuid",
     avoid_uuid="metax-tech.com/nouse-gpuuuid",
+    wishes=(
+        "metax-tech.com/sgpu-qos-policy",
+        "metax-tech.com/sgpu-app-class",
+        "metax-tech.com/sgpu-topology-aware",
+    ),
 )
 _CAMBRICON = VendorKeys(
     common_word="MLU",

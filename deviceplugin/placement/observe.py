@@ -19,7 +19,16 @@ from deviceplugin.vendor.scheduling import (
     Tenant,
 )
 
-__all__ = ["Held", "NodeView", "cards_with", "devices_of", "held_of", "node_view", "read_devices"]
+__all__ = [
+    "CORDON",
+    "Held",
+    "NodeView",
+    "cards_with",
+    "devices_of",
+    "held_of",
+    "node_view",
+    "read_devices",
+]
 
 CORDON = "hami.io/device-cordon"
 """On nodes, by people: uuids, joined by commas, that get no new container (HAMi 2.10)."""

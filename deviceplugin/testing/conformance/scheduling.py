@@ -11,7 +11,14 @@ from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import Registration
 from deviceplugin.placement.admit import admitted
 from deviceplugin.placement.fit import place
-from deviceplugin.placement.observe import Held, NodeView, cards_with, held_of, node_view
+from deviceplugin.placement.observe import (
+    CORDON,
+    Held,
+    NodeView,
+    cards_with,
+    held_of,
+    node_view,
+)
 from deviceplugin.placement.request import asks
 from deviceplugin.placement.write import decision
 from deviceplugin.scheduled.registration import keys_of, node_annotations, offer
@@ -360,6 +367,51 @@ def _written(subject: Subject) -> Wrong:
                 yield f"{word}: it writes {key!r}, which is not among its keys"
 
 
+class _Heard(dict[str, str]):
+    """Annotations that remember which of them somebody asked for."""
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        super().__init__(given or {})
+        self.keys_read: set[str] = set()
+
+    def __getitem__(self, key: str) -> str:
+        self.keys_read.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.keys_read.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As a mapping's."""
+        self.keys_read.add(key)
+        return super().get(key, default)
+
+
+def _named(subject: Subject) -> Wrong:
+    """Whoever looks at a cluster keeps of its objects what keys name, and nothing else."""
+    facts = _facts(subject)
+    for backend in subject.scheduling:
+        keys = backend.keys
+        node, pod = _Heard(facts.annotations), _Heard()
+        told = NodeFacts(NODE, node, {}, facts.capacity, facts.allocatable)
+        container = _example(backend, whole=False)
+        spec = PodSpec("n", "p", "u", pod, (container,))
+        try:
+            backend.admit(container, spec)
+            view, _ = node_view(told, [backend])
+            by_word = {keys.common_word: backend}
+            place(view, spec, asks(spec, [backend]), by_word, Policy.SPREAD, Policy.BINPACK)
+        except RefusedError:
+            continue
+        for kind, heard, known in (
+            ("pod", pod, {*keys.by_people, *keys.results, *backend.remembers}),
+            ("node", node, {*keys.on_nodes, CORDON}),
+        ):
+            for key in sorted(heard.keys_read - known):
+                yield f"{keys.common_word}: it goes by the {kind}'s {key!r}, not among its keys"
+
+
 CHECKS = (
     Check(
         "registered",
@@ -402,6 +454,12 @@ CHECKS = (
         "malformed annotations of a node are an error with a name",
         "one broken node stops the scheduler for all",
         _hostile,
+    ),
+    Check(
+        "named-annotations",
+        "the scheduling half goes by annotations that its keys name",
+        "a captured cluster decides otherwise than the cluster itself",
+        _named,
     ),
     Check(
         "never-over",

@@ -58,6 +58,30 @@ def test_each_vendor_has_the_selectors_that_people_write(word: str) -> None:
     assert (VENDORS[word].use_uuid, VENDORS[word].avoid_uuid) == SELECTORS[word]
 
 
+WISHES = {
+    # common word: what else people write on pods
+    "NVIDIA": ("nvidia.com/numa-bind", "nvidia.com/vgpu-mode"),
+    "Ascend310P": ("huawei.com/vnpu-mode",),
+    "Metax-SGPU": (
+        "metax-tech.com/sgpu-qos-policy",
+        "metax-tech.com/sgpu-app-class",
+        "metax-tech.com/sgpu-topology-aware",
+    ),
+    "DCU": (),
+}
+
+
+@pytest.mark.parametrize("word", WISHES)
+def test_what_people_and_nodes_say_is_named_whole(word: str) -> None:
+    vendor = VENDORS[word]
+    assert vendor.wishes == WISHES[word]
+    selectors = {vendor.use_uuid, vendor.avoid_uuid, vendor.use_type, vendor.avoid_type} - {None}
+    assert set(vendor.by_people) == selectors | set(vendor.wishes)
+    told = {vendor.register, vendor.score, vendor.handshake, vendor.lock} - {None}
+    assert set(vendor.on_nodes) == told | set(vendor.node_others)
+    assert set(vendor.results) == {vendor.allocated, vendor.to_allocate, *vendor.others} - {None}
+
+
 def test_the_keys_of_nobody_in_particular() -> None:
     assert keys.VGPU_NODE == "hami.io/vgpu-node"
     assert keys.VGPU_TIME == "hami.io/vgpu-time"

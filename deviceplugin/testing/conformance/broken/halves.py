@@ -137,6 +137,13 @@ class _Loud(Sound):
         return {"everybody.example.com/look": "here"}
 
 
+class _Nosy(Sound):
+    def demand(self, container: ContainerSpec, pod: PodSpec) -> Demand | None:
+        if pod.annotations.get("everybody.example.com/mood") == "bad":
+            return None
+        return super().demand(container, pod)
+
+
 def other_resource(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Counts a resource that the node does not offer."""
     return [_OtherResource()]
@@ -175,3 +182,8 @@ def renaming(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
 def loud(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Writes annotations that nobody gave it."""
     return [_Loud()]
+
+
+def nosy(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
+    """Goes by an annotation that its keys do not name."""
+    return [_Nosy()]

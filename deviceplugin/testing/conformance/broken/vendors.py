@@ -59,6 +59,7 @@ VENDORS: Mapping[str, tuple[Vendor, ...]] = MappingProxyType(
         "absurd-requests": (_vendor(half="halves:crashing"),),
         "admission": (_vendor(half="halves:growing"),),
         "hostile-node": (_vendor(half="halves:trusting"),),
+        "named-annotations": (_vendor(half="halves:nosy"),),
         "never-over": (_vendor(half="halves:overbooking"),),
         "decision": (_vendor(half="halves:renaming"), _vendor(half="halves:loud")),
     }
