@@ -32,6 +32,7 @@ __all__ = [
     "Placement",
     "Request",
     "choose",
+    "first_reason",
     "fits_without",
     "request",
     "why",
@@ -189,7 +190,7 @@ def _on(cluster: Cluster, wanted: Request, name: str, allowed: Allowed) -> Found
         return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, name))
     found = _place(cluster, wanted, view)
     if isinstance(found, Unfit):
-        return _first(found)
+        return first_reason(found)
     return allowed(found) or Found(found, view)
 
 
@@ -199,7 +200,7 @@ def _place(cluster: Cluster, wanted: Request, view: NodeView) -> Placement | Unf
     )
 
 
-def _first(unfit: Unfit) -> Reason:
+def first_reason(unfit: Unfit) -> Reason:
     """The reason that stands for all: the node's own, else the commonest of its cards."""
     for reason in unfit.reasons:
         if not reason.card:

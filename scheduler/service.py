@@ -11,18 +11,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
 from deviceplugin.placement.objects import pod_spec
-from deviceplugin.placement.observe import Held
 from deviceplugin.placement.write import decision
 from deviceplugin.scheduler import extender, filtering
 from deviceplugin.scheduler.binding import Binder, NotBoundError
-from deviceplugin.scheduler.cluster import Cluster, Holding
+from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.deciding import decide, holding_of
 from deviceplugin.scheduler.events import (
     BINDING_FAILED,
     BINDING_SUCCEED,
@@ -127,7 +126,7 @@ class ExtenderService:
             self._say(pod, FILTERING_FAILED, str(error))
             return self._filtered("refused", error=str(error))
         node = found.placement.node
-        self.cluster.assume(_holding(wanted, found, self.cluster))
+        self.cluster.assume(holding_of(wanted, found, self.cluster))
         change = {
             "metadata": {
                 "uid": pod.uid,
@@ -240,17 +239,8 @@ class ExtenderService:
         return filtering.request(cluster, pod, self.settings.node_policy, self.settings.card_policy)
 
     def _choose(self, cluster: Cluster, wanted: Request, names: Sequence[str]) -> Found | Nowhere:
-        pod = wanted.pod
-        mine = self.cluster.holding(pod.uid)
-        refused = self.quotas.refusal(pod.namespace, self.quotas.asked(wanted.asks), mine)
-        if refused is not None:  # wherever it went
-            return Nowhere(dict.fromkeys(names, refused))
-        return filtering.choose(
-            cluster,
-            wanted,
-            frozenset(names),
-            lambda placement: self.quotas.allows(wanted, placement, mine),
-        )
+        mine = self.cluster.holding(wanted.pod.uid)
+        return decide(cluster, self.quotas, wanted, names, mine)
 
     def _filtered(
         self,
@@ -265,28 +255,6 @@ class ExtenderService:
 
     def _say(self, pod: PodSpec, reason: str, message: str) -> None:
         self.events.say(pod.namespace, pod.name, pod.uid, reason, message)
-
-
-def _holding(wanted: Request, found: Found, cluster: Cluster) -> Holding:
-    pod = wanted.pod
-    held: dict[str, tuple[Held, ...]] = {}
-    for word, containers in found.placement.containers.items():
-        remembers = cluster.backends[word].remembers
-        remembered = {key: pod.annotations[key] for key in remembers if key in pod.annotations}
-        held[word] = tuple(
-            Held(
-                pod.uid,
-                f"{pod.namespace}/{pod.name}",
-                devices,
-                ask.container.init and not ask.container.sidecar,
-                remembered,
-                position,
-            )
-            for position, (ask, devices) in enumerate(zip(wanted.asks, containers, strict=True))
-            if devices
-        )
-    node = found.placement.node
-    return Holding(pod.uid, pod.namespace, pod.name, node, MappingProxyType(held))
 
 
 def _texts(found: Nowhere) -> dict[str, str]:
