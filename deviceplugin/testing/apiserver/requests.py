@@ -19,6 +19,9 @@ from deviceplugin.testing.apiserver.store import Object, Store, check_texts, res
 __all__ = ["Requests", "Target", "chosen_by", "target_of"]
 
 
+_SELECTORS = frozenset({"labelSelector", "fieldSelector"})
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a path means: a collection, or one object in it or below it."""
@@ -41,7 +44,7 @@ class Requests:
     def serve(
         self, verb: str, target: Target, query: Mapping[str, str], body: Any
     ) -> tuple[int, Object]:
-        """The status and the answer. Raises `StatusError`."""
+        """The status and the answer, which is not to be changed. Raises `StatusError`."""
         store, resource = self.store, target.resource
         namespace, name = target.namespace, target.name
         if verb in ("update", "patch") and f"{resource.plural}/{name}" in self.faults.conflicts:
@@ -80,8 +83,9 @@ class Requests:
 
     def _list(self, target: Target, query: Mapping[str, str]) -> Object:
         resource = target.resource
-        items, version = self.store.all(resource, target.namespace)
-        chosen = [item for item in items if chosen_by(resource, query)(item)]
+        chosen, version = self.store.shown(resource, target.namespace)
+        if _SELECTORS & query.keys():
+            chosen = list(filter(chosen_by(resource, query), chosen))
         metadata: Object = {"resourceVersion": str(version)}
         start, limit = _page(query)
         if limit and len(chosen) > start + limit:

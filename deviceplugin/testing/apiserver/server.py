@@ -31,12 +31,16 @@ VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DEL
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as it was answered."""
+    """One request as it was answered; from when to when it was here, by `time.monotonic`, which
+    all processes of a machine share. A watch ends when it begins.
+    """
 
     verb: str
     path: str
     status: int
     client: str
+    began: float = 0.0
+    ended: float = 0.0
 
 
 class ApiServer:
@@ -192,7 +196,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815
 
+    def parse_request(self) -> bool:
+        self._began = time.monotonic()
+        return super().parse_request()
+
     # --- one request ---
+
+    def _called(self, verb: str, path: str, code: int) -> None:
+        client = self.headers.get("User-Agent", "")
+        call = Call(verb, path, code, client, self._began, time.monotonic())
+        self.server.owner.calls.append(call)
 
     def _answer(self) -> None:
         owner = self.server.owner
@@ -214,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             code, answer = self._requests().serve(verb, target, query, body)
         except StatusError as error:
             code, answer = error.code, error.body()
-        owner.calls.append(Call(verb, url.path, code, self.headers.get("User-Agent", "")))
+        self._called(verb, url.path, code)
         self._send(code, answer)
 
     def _requests(self) -> Requests:
@@ -237,12 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
             first: list[tuple[str, Object]] = []
             version = int(text or 0)
             if version == 0:
-                items, version = store.all(resource, target.namespace)
+                items, version = store.shown(resource, target.namespace)
                 first = [("ADDED", item) for item in items if test(item)]
             store.events(resource, target.namespace, version)  # 410 before the stream begins
-        owner.calls.append(
-            Call("watch", urlsplit(self.path).path, 200, self.headers.get("User-Agent", ""))
-        )
+        self._called("watch", urlsplit(self.path).path, 200)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")

@@ -6,6 +6,8 @@ import copy
 import re
 import threading
 import uuid
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,6 +48,9 @@ class Store:
         self.changed = threading.Condition()
         self._now = now
         self._objects: dict[Key, Object] = {}
+        """None of them is ever changed: another takes its place."""
+        self._keys: defaultdict[str, list[Key]] = defaultdict(list)
+        """By plural, in order."""
         self._events: list[Event] = []
         self._version = 1
         self._oldest = 1
@@ -64,12 +69,14 @@ class Store:
 
     def all(self, resource: Resource, namespace: str = "") -> tuple[list[Object], int]:
         """The objects of a collection by name, and the version of that moment."""
+        found, version = self.shown(resource, namespace)
+        return copy.deepcopy(found), version
+
+    def shown(self, resource: Resource, namespace: str = "") -> tuple[list[Object], int]:
+        """The same for who only looks: these are the stored objects themselves."""
         with self.changed:
-            found = [
-                copy.deepcopy(item)
-                for (plural, where, _), item in sorted(self._objects.items())
-                if plural == resource.plural and namespace in ("", where)
-            ]
+            keys = self._keys.get(resource.plural, ())
+            found = [self._objects[key] for key in keys if namespace in ("", key[1])]
             return found, self._version
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object:
@@ -174,11 +181,11 @@ class Store:
         """
         if after < self._oldest:
             raise StatusError(410, "Expired", f"too old resource version: {after} ({self._oldest})")
+        first = bisect_right(self._events, after, key=lambda event: event.version)
         return [
             event
-            for event in self._events
-            if event.version > after
-            and event.plural == resource.plural
+            for event in self._events[first:]
+            if event.plural == resource.plural
             and namespace in ("", event.after["metadata"].get("namespace", ""))
         ]
 
@@ -216,6 +223,8 @@ class Store:
     ) -> Object:
         self._version += 1
         after["metadata"]["resourceVersion"] = str(self._version)
+        if key not in self._objects:
+            insort(self._keys[resource.plural], key)
         self._objects[key] = after
         self._events.append(Event(self._version, type_, resource.plural, before, after))
         self.changed.notify_all()
@@ -224,6 +233,8 @@ class Store:
     def _drop(self, resource: Resource, key: Key, before: Object) -> Object:
         self._version += 1
         del self._objects[key]
+        keys = self._keys[resource.plural]
+        del keys[bisect_left(keys, key)]
         gone = copy.deepcopy(before)
         gone["metadata"]["resourceVersion"] = str(self._version)
         self._events.append(Event(self._version, "DELETED", resource.plural, before, gone))
