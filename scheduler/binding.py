@@ -16,7 +16,7 @@ from deviceplugin.api.hami.pod import BindPhase
 from deviceplugin.apiserver.client import Api, ApiError, Path
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import Held, NodeView, cards_with
-from deviceplugin.scheduler.cluster import Cluster, Holding
+from deviceplugin.scheduler.cluster import Cluster, Holding, read
 from deviceplugin.scheduler.extender import Bind
 from deviceplugin.scheduler.nodelock import LockedError, NodeLocks
 from deviceplugin.scheduler.pods import PodRecord
@@ -72,19 +72,21 @@ class Binder:
 
     def _adopted(self, order: Bind) -> Holding:
         record = self.pod(order.namespace, order.name)
-        if record is None or record.uid != order.uid or not record.held:
+        holding = None
+        if record is not None and record.uid == order.uid:
+            holding, _ = read(record, self.cluster.backends)
+        if holding is None or not holding.held:
             raise NotBoundError(
                 f"pod {order.namespace}/{order.name} has no decision: it has to be filtered again"
             )
-        view = self.cluster.view(record.node)
+        view = self.cluster.view(holding.node)
         if view is None:
-            raise NotBoundError(f"node {record.node} is gone or tells of no device")
-        full = overfull(view, record.held)
+            raise NotBoundError(f"node {holding.node} is gone or tells of no device")
+        full = overfull(view, holding.held)
         if full:
             raise NotBoundError(
                 f"{full} was given away meanwhile: the pod has to be filtered again"
             )
-        holding = Holding(record.uid, record.namespace, record.name, record.node, record.held)
         self.cluster.assume(holding)
         return holding
 

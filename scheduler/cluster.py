@@ -6,18 +6,18 @@ asked for and kept until something of that node changes. Everything here belongs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import Held, NodeView, cards_with, node_view
-from deviceplugin.scheduler.nodes import NodeRecord, withdrawn
-from deviceplugin.scheduler.pods import Decided, PodRecord
+from deviceplugin.scheduler.nodes import NodeRecord, inventory, moving, withdrawn
+from deviceplugin.scheduler.pods import Decided, PodRecord, decided
 from deviceplugin.scheduler.room import Order, Room, room_of
-from deviceplugin.vendor.scheduling import Obstacle, Reason
+from deviceplugin.vendor.scheduling import NodeFacts, Obstacle, Reason
 
-__all__ = ["Cluster", "Holding"]
+__all__ = ["Cluster", "Holding", "read"]
 
 SHAPES = 64
 """Shapes of pods of which is remembered where they do not fit."""
@@ -33,14 +33,29 @@ class Holding:
     node: str
     held: Decided
 
+    def of(self, words: Container[str]) -> Holding:
+        """The part of it that is of these words."""
+        if all(word in words for word in self.held):
+            return self
+        kept = {word: items for word, items in self.held.items() if word in words}
+        return replace(self, held=MappingProxyType(kept))
+
+
+def read(record: PodRecord, backends: Backends) -> tuple[Holding, tuple[str, ...]]:
+    """What a pod's annotations say that it holds, and what of them cannot be read. Pure."""
+    held, problems = decided(record.pod, backends)
+    holding = Holding(record.uid, record.namespace, record.name, record.node, held)
+    return holding, tuple(map(str, problems))
+
 
 @dataclass(slots=True)
 class _Node:
-    """A node and what was made of it; `bare` has nothing in use, `view` is None until it is asked
-    for.
+    """A node and what was made of it; `told` is what its devices were read from, `bare` has nothing
+    in use, `view` is None until it is asked for.
     """
 
     record: NodeRecord | None = None
+    told: NodeFacts | None = None
     bare: NodeView | None = None
     problems: tuple[str, ...] = ()
     words: frozenset[str] = frozenset()
@@ -61,6 +76,7 @@ class Cluster:
         changed: Callable[[Holding | None, Holding | None], None] = lambda _old, _new: None,
     ) -> None:
         self.backends = backends
+        self._moving = moving(backends.values())
         self._changed = changed
         self._nodes: dict[str, _Node] = {}
         self._seen: dict[str, Holding] = {}
@@ -79,10 +95,12 @@ class Cluster:
         node = self._nodes.setdefault(record.name, _Node())
         out = frozenset(w for w, b in self.backends.items() if withdrawn(record, b))
         words = self.backends.keys() - out
-        if node.record is None or node.record.inventory != record.inventory or node.words != words:
+        told = inventory(record.facts, self._moving)
+        if node.told != told or node.words != words:
             served = [self.backends[word] for word in self.backends if word in words]
-            node.bare, problems = node_view(record.inventory, served)
+            node.bare, problems = node_view(told, served)
             node.problems, node.words = tuple(map(str, problems)), frozenset(words)
+            node.told = told
             self._touch(record.name)
         node.record = record
 
@@ -91,20 +109,21 @@ class Cluster:
         node = self._nodes.get(name)
         if node is None:
             return
-        node.record = node.bare = None
+        node.record = node.told = node.bare = None
         self._touch(name)
         if not node.holdings:
             del self._nodes[name]
 
-    def set_pod(self, record: PodRecord) -> None:
-        """The watch saw a pod that was decided about."""
-        if record.counts_on and record.held:
-            self._see(
-                record.uid,
-                Holding(record.uid, record.namespace, record.name, record.node, record.held),
-            )
-        else:
+    def set_pod(self, record: PodRecord) -> tuple[str, ...]:
+        """The watch saw a pod that was decided about. Answers what cannot be read of one that
+        counts.
+        """
+        if not record.counts_on:
             self._see(record.uid, None)
+            return ()
+        holding, problems = read(record, self.backends)
+        self._see(record.uid, holding if holding.held else None)
+        return problems
 
     def drop_pod(self, uid: str) -> None:
         """A pod is gone or has ended."""
@@ -112,6 +131,26 @@ class Cluster:
         self._seen.pop(uid, None)
         self._assumed.pop(uid, None)
         self._moved(uid, before)
+
+    # --- who reads it ----------------------------------------------------------------------------
+
+    def serve(
+        self, backends: Backends, nodes: Iterable[NodeRecord], pods: Iterable[PodRecord]
+    ) -> None:
+        """Be the same cluster as other backends read it: its `nodes` and `pods` anew, and what is
+        assumed, of words that are still there. Who counts what `changed` told has to begin anew.
+        Raises what a backend raises; then nothing has changed.
+        """
+        fresh = Cluster(backends)
+        for node in nodes:
+            fresh.set_node(node)
+        for pod in pods:
+            fresh.set_pod(pod)
+        for holding in self._assumed.values():
+            if (kept := holding.of(backends)).held:
+                fresh.assume(kept)
+        fresh._changed = self._changed
+        vars(self).update(vars(fresh))
 
     # --- what is decided -------------------------------------------------------------------------
 
@@ -210,9 +249,9 @@ class Cluster:
             return False
         found = {h.uid: h for h in self.holdings() if h.node == name}
         same = found == node.holdings
-        if node.bare is not None and node.record is not None and same:
+        if node.bare is not None and node.told is not None and same:
             served = [b for w, b in self.backends.items() if w in node.words]
-            bare, _ = node_view(node.record.inventory, served)
+            bare, _ = node_view(node.told, served)
             fresh = _in_use(bare, found.values())
             room = room_of(fresh) if fresh.cards else None
             same = (node.view is None or _same(node.view, fresh)) and (

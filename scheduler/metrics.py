@@ -131,9 +131,8 @@ def moment(
     """What there is to tell, taken on the loop that the cluster belongs to."""
     views = {name: view for name in cluster.names() if (view := cluster.view(name)) is not None}
     limits = tuple(
-        (record.namespace, resource, limit, quotas.used(record.namespace).get(resource, 0))
-        for record in quotas.quotas()
-        for resource, limit in record.limits.items()
+        (namespace, resource, limit, quotas.used(namespace).get(resource, 0))
+        for namespace, _, resource, limit in quotas.limits()
     )
     return Moment(views, tuple(cluster.holdings()), dict(answers), dict(facts), limits)
 

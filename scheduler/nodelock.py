@@ -109,7 +109,7 @@ class NodeLocks:
         return False
 
     def _lock(self, record: NodeRecord, annotation: str) -> NodeLock | None:
-        text = record.moving.get(annotation)
+        text = record.facts.annotations.get(annotation)
         if text is None:
             return None
         try:
@@ -153,17 +153,17 @@ class NodeLocks:
 
     async def _news(self, node: str, annotation: str, seconds: float) -> None:
         record = self._nodes.objects.get(f"/{node}")
-        before = record.moving.get(annotation) if record else None
+        before = record.facts.annotations.get(annotation) if record else None
 
         def changed() -> bool:
             now = self._nodes.objects.get(f"/{node}")
-            return now is None or now.moving.get(annotation) != before
+            return now is None or now.facts.annotations.get(annotation) != before
 
         await self._nodes.wait_for(changed, seconds)
 
     def _holder(self, node: str, annotation: str) -> str:
         record = self._nodes.objects.get(f"/{node}")
-        text = record.moving.get(annotation, "nobody") if record else "nobody"
+        text = record.facts.annotations.get(annotation, "nobody") if record else "nobody"
         within = f"{int(self._timeout.total_seconds())}s"
         return f"node {node} has been locked within {within}: {text}: node lock contention"
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from deviceplugin.api.hami import handshake
 from deviceplugin.api.node import ALLOCATION, ANNOUNCES, DEFERRED
-from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import node_facts
 from deviceplugin.vendor.scheduling import NodeFacts, SchedulingBackend
 
-__all__ = ["NodeRecord", "node_record", "withdrawn"]
+__all__ = ["NodeRecord", "inventory", "moving", "node_record", "withdrawn"]
 
 NOBODY_READS = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
 """Annotations as large as the object itself."""
@@ -21,44 +20,51 @@ NOBODY_READS = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """A node. `inventory` is what its devices are told by; `moving` are the annotations that change
-    all the time and say nothing of them: locks and handshakes. `version` is for conditional writes.
+    """A node as the API server tells of it; what it means depends on the backends that are asked.
+    `version` is for conditional writes.
     """
 
-    inventory: NodeFacts
-    moving: Mapping[str, str]
+    facts: NodeFacts
     version: str
 
     @property
     def name(self) -> str:
         """The node's name."""
-        return self.inventory.name
+        return self.facts.name
 
     @property
     def ours(self) -> bool:
         """Whether an agent of ours is on it, which reads the order of HAMi 2.9."""
-        return ANNOUNCES in self.inventory.annotations
+        return ANNOUNCES in self.facts.annotations
 
     @property
     def deferred(self) -> bool:
         """Whether its agent hands grants over by evidence, so that no lock is needed."""
-        return self.inventory.annotations.get(ALLOCATION) == DEFERRED
+        return self.facts.annotations.get(ALLOCATION) == DEFERRED
 
 
-def node_record(item: Mapping[str, Any], backends: Backends) -> NodeRecord:
+def node_record(item: Mapping[str, Any]) -> NodeRecord:
     """A node from its JSON. Raises `ValueError`."""
     facts = node_facts(item)
-    moving = _moving(backends.values()) & facts.annotations.keys()
-    still = {
-        key: text
-        for key, text in facts.annotations.items()
-        if key not in moving and key not in NOBODY_READS
-    }
+    kept = {key: text for key, text in facts.annotations.items() if key not in NOBODY_READS}
     return NodeRecord(
-        replace(facts, annotations=MappingProxyType(still)),
-        MappingProxyType({key: facts.annotations[key] for key in moving}),
+        replace(facts, annotations=MappingProxyType(kept)),
         str((item.get("metadata") or {}).get("resourceVersion") or ""),
     )
+
+
+def inventory(facts: NodeFacts, moving: Collection[str]) -> NodeFacts:
+    """What a node's devices are told by: without the annotations that are `moving`."""
+    still = {key: text for key, text in facts.annotations.items() if key not in moving}
+    return replace(facts, annotations=MappingProxyType(still))
+
+
+def moving(backends: Iterable[SchedulingBackend]) -> frozenset[str]:
+    """The annotations that change all the time and say nothing of devices: locks, handshakes."""
+    found: set[str] = set()
+    for backend in backends:
+        found |= {key for key in (backend.keys.handshake, backend.keys.lock) if key}
+    return frozenset(found)
 
 
 def withdrawn(node: NodeRecord, backend: SchedulingBackend) -> bool:
@@ -70,13 +76,6 @@ def withdrawn(node: NodeRecord, backend: SchedulingBackend) -> bool:
     if keys.handshake is None:
         return False
     if keys.common_word in handshake.SILENT:
-        return node.inventory.allocatable.get(backend.resources.count, 0) <= 0
-    found = handshake.decode(node.moving.get(keys.handshake))
+        return node.facts.allocatable.get(backend.resources.count, 0) <= 0
+    found = handshake.decode(node.facts.annotations.get(keys.handshake))
     return found is not None and found.state is handshake.State.DELETED
-
-
-def _moving(backends: Iterable[SchedulingBackend]) -> frozenset[str]:
-    found: set[str] = set()
-    for backend in backends:
-        found |= {key for key in (backend.keys.handshake, backend.keys.lock) if key}
-    return frozenset(found)

@@ -7,8 +7,9 @@ Source: hami-scheduler.md 3.5, 11.4.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,8 +19,8 @@ from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.observe import Held, held_of
-from deviceplugin.placement.request import asks
-from deviceplugin.vendor.scheduling import PodSpec, RefusedError
+from deviceplugin.scheduler.nodes import NOBODY_READS
+from deviceplugin.vendor.scheduling import ContainerSpec, PodSpec, RefusedError, SchedulingBackend
 
 __all__ = ["Decided", "PodRecord", "decided", "pod_record"]
 
@@ -29,32 +30,31 @@ Decided = Mapping[str, tuple[Held, ...]]
 """What a pod's containers hold, by word."""
 
 
-def _nothing() -> Decided:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class PodRecord:
-    """A pod that was decided about. `node` is the one in its annotation, `bound` the one that it is
-    bound to; `held` what its annotations say; `problems` are annotations that cannot be read, of
-    which nothing counts. `annotations` are those of the decision.
+    """A pod that was decided about, as the API server tells of it; `decided` reads what it holds.
+    `node` is the one in its annotation, `bound` the one that it is bound to. Of `pod` only that is
+    kept which decisions are read by.
     """
 
-    namespace: str
-    name: str
-    uid: str
+    pod: PodSpec
     node: str
     bound: str = ""
-    scheduler: str = ""
-    deleting: bool = False
-    annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    held: Decided = field(default_factory=_nothing)
-    problems: tuple[str, ...] = ()
 
     @property
-    def key(self) -> str:
-        """``namespace/name``."""
-        return f"{self.namespace}/{self.name}"
+    def uid(self) -> str:
+        """The pod's uid."""
+        return self.pod.uid
+
+    @property
+    def namespace(self) -> str:
+        """The pod's namespace."""
+        return self.pod.namespace
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+        return self.pod.name
 
     @property
     def counts_on(self) -> str:
@@ -62,29 +62,15 @@ class PodRecord:
         return self.node if self.node == self.bound else ""
 
 
-def pod_record(item: Mapping[str, Any], backends: Backends) -> PodRecord | None:
+def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
     """A pod from its JSON; None for one that nobody decided about or that has ended. A pod that is
     being deleted holds its devices until it is gone. Raises `ValueError`.
     """
     metadata, spec, status = item["metadata"], item["spec"], item.get("status") or {}
-    annotations = metadata.get("annotations") or {}
-    node = annotations.get(VGPU_NODE)
+    node = (metadata.get("annotations") or {}).get(VGPU_NODE)
     if not node or status.get("phase") in ENDED:
         return None
-    pod = pod_spec(item)
-    held, problems = decided(pod, backends)
-    return PodRecord(
-        namespace=pod.namespace,
-        name=pod.name,
-        uid=pod.uid,
-        node=str(node),
-        bound=str(spec.get("nodeName") or ""),
-        scheduler=str(spec.get("schedulerName") or ""),
-        deleting="deletionTimestamp" in metadata,
-        annotations=MappingProxyType(_decision(pod.annotations, backends)),
-        held=held,
-        problems=tuple(map(str, problems)),
-    )
+    return PodRecord(_slim(pod_spec(item)), sys.intern(str(node)), str(spec.get("nodeName") or ""))
 
 
 def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError, ...]]:
@@ -96,7 +82,7 @@ def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError
             continue
         try:
             held[word] = _held(pod, word, backends)
-        except (AnnotationError, RefusedError) as error:
+        except AnnotationError as error:
             problems.append(error)
     return MappingProxyType({w: items for w, items in held.items() if items}), tuple(problems)
 
@@ -104,10 +90,10 @@ def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError
 def _held(pod: PodSpec, word: str, backends: Backends) -> tuple[Held, ...]:
     backend = backends[word]
     devices = held_of(pod.annotations, backend)
-    wanted = [bool(ask.demands) for ask in asks(pod, (backend,))]
+    containers = (*pod.init_containers, *pod.containers)
+    wanted = [_wants(container, pod, backend) for container in containers]
     count = len(pod.init_containers)
     owners = poddevices.owners(devices, wanted[:count], wanted[count:], backend.keys.allocated)
-    containers = (*pod.init_containers, *pod.containers)
     remembered = {k: pod.annotations[k] for k in backend.remembers if k in pod.annotations}
     found = []
     for position, owner in zip(poddevices.segments(devices), owners, strict=True):
@@ -121,9 +107,40 @@ def _held(pod: PodSpec, word: str, backends: Backends) -> tuple[Held, ...]:
     return tuple(found)
 
 
-def _decision(annotations: Mapping[str, str], backends: Backends) -> dict[str, str]:
-    kept = {VGPU_NODE}
-    for backend in backends.values():
-        keys = backend.keys
-        kept |= {keys.allocated, keys.to_allocate or keys.allocated, *keys.others}
-    return {key: text for key, text in annotations.items() if key in kept}
+def _wants(container: ContainerSpec, pod: PodSpec, backend: SchedulingBackend) -> bool:
+    """What would be refused today may be held since before the configuration changed."""
+    try:
+        demand = backend.demand(container, pod)
+    except RefusedError:
+        return False
+    return demand is not None and demand.count > 0
+
+
+def _slim(pod: PodSpec) -> PodSpec:
+    """Without what no decision is read by: a cluster has very many of them."""
+    return replace(
+        pod,
+        annotations=_interned(
+            {key: text for key, text in pod.annotations.items() if key not in NOBODY_READS}
+        ),
+        containers=tuple(map(_slim_container, pod.containers)),
+        init_containers=tuple(map(_slim_container, pod.init_containers)),
+    )
+
+
+def _slim_container(container: ContainerSpec) -> ContainerSpec:
+    limits, requests = _extended(container.limits), _extended(container.requests)
+    return replace(
+        container,
+        limits=limits,
+        requests=limits if requests == limits else requests,
+        env=frozenset(),
+    )
+
+
+def _extended(amounts: Mapping[str, str]) -> Mapping[str, str]:
+    return _interned({name: amount for name, amount in amounts.items() if "/" in name})
+
+
+def _interned(texts: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType({sys.intern(key): text for key, text in texts.items()})

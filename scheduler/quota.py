@@ -20,7 +20,7 @@ from deviceplugin.scheduler.cluster import Holding
 from deviceplugin.scheduler.filtering import Request
 from deviceplugin.vendor.scheduling import ContainerDevice, Obstacle, Reason, whole
 
-__all__ = ["QuotaRecord", "Quotas", "quota_record"]
+__all__ = ["QuotaRecord", "Quotas", "limits", "quota_record"]
 
 PREFIX = "limits."
 
@@ -30,39 +30,46 @@ Amounts = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class QuotaRecord:
-    """One ResourceQuota, as far as devices go. `problems` are limits that are no whole numbers:
-    they do not hold.
-    """
+    """One ResourceQuota: what it writes of limits, by resource, whoever reads it."""
 
     namespace: str
     name: str
-    limits: Amounts
-    problems: tuple[str, ...] = ()
+    hard: Mapping[str, str]
 
 
-def quota_record(item: Mapping[str, Any], backends: Backends) -> QuotaRecord | None:
-    """A quota from its JSON; None for one that says nothing of devices. Raises `ValueError`."""
+def quota_record(item: Mapping[str, Any]) -> QuotaRecord | None:
+    """A quota from its JSON; None for one that limits no extended resource. Raises `ValueError`."""
     metadata = item["metadata"]
-    hard = (item.get("spec") or {}).get("hard") or {}
-    units = _units(backends)
-    limits, problems = {}, []
-    for key, text in hard.items():
-        resource = str(key).removeprefix(PREFIX)
-        if not str(key).startswith(PREFIX) or resource not in units:
-            continue
-        amount = whole(str(text))
-        if amount is None or amount < 0:
-            problems.append(f"{key} is {text!r:.80}: write a whole number; it does not hold")
-        else:
-            limits[resource] = amount * units[resource]
-    if not limits and not problems:
+    written = (item.get("spec") or {}).get("hard") or {}
+    hard = {
+        str(key).removeprefix(PREFIX): str(text)
+        for key, text in written.items()
+        if str(key).startswith(PREFIX) and "/" in str(key)
+    }
+    if not hard:
         return None
     return QuotaRecord(
         str(metadata.get("namespace") or ""),
         str(metadata.get("name") or ""),
-        MappingProxyType(limits),
-        tuple(problems),
+        MappingProxyType(hard),
     )
+
+
+def limits(record: QuotaRecord, backends: Backends) -> tuple[Amounts, tuple[str, ...]]:
+    """What a quota limits of devices' memory and cores, and the limits that are no whole numbers:
+    they do not hold. Pure.
+    """
+    units = _units(backends)
+    found, problems = {}, []
+    for resource in record.hard.keys() & units.keys():
+        text = record.hard[resource]
+        amount = whole(text)
+        if amount is None or amount < 0:
+            key = f"{PREFIX}{resource}"
+            problems.append(f"{key} is {text!r:.80}: write a whole number; it does not hold")
+        else:
+            found[resource] = amount * units[resource]
+    return MappingProxyType(found), tuple(problems)
 
 
 class Quotas:
@@ -72,16 +79,31 @@ class Quotas:
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
-        self._quotas: dict[str, dict[str, QuotaRecord]] = {}
+        self._limits: dict[str, dict[str, Amounts]] = {}
         self._used: dict[str, Counter[str]] = {}
 
-    def set_quota(self, record: QuotaRecord) -> None:
-        """A quota is there, or is another than it was."""
-        self._quotas.setdefault(record.namespace, {})[record.name] = record
+    def set_quota(self, record: QuotaRecord) -> tuple[str, ...]:
+        """A quota is there, or is another than it was. Answers why limits of it do not hold."""
+        amounts, problems = limits(record, self._backends)
+        self._limits.setdefault(record.namespace, {})[record.name] = amounts
+        return problems
 
     def drop_quota(self, namespace: str, name: str) -> None:
         """A quota is gone."""
-        self._quotas.get(namespace, {}).pop(name, None)
+        self._limits.get(namespace, {}).pop(name, None)
+
+    def serve(
+        self, backends: Backends, records: Iterable[QuotaRecord], holdings: Iterable[Holding]
+    ) -> None:
+        """Be the same quotas as other backends read them, with what pods hold now. Raises what a
+        backend raises; then nothing has changed.
+        """
+        fresh = Quotas(backends)
+        for record in records:
+            fresh.set_quota(record)
+        for holding in holdings:
+            fresh.moved(None, holding)
+        vars(self).update(vars(fresh))
 
     def moved(self, before: Holding | None, after: Holding | None) -> None:
         """What a pod holds has changed."""
@@ -97,9 +119,12 @@ class Quotas:
         """What a namespace's pods hold."""
         return MappingProxyType(self._used.get(namespace, Counter()))
 
-    def quotas(self) -> Iterable[QuotaRecord]:
-        """Every quota that says something of devices."""
-        return [record for found in self._quotas.values() for record in found.values()]
+    def limits(self) -> Iterable[tuple[str, str, str, int]]:
+        """Every limit: namespace, quota, resource and amount."""
+        for namespace, found in self._limits.items():
+            for name, amounts in found.items():
+                for resource, limit in amounts.items():
+                    yield namespace, name, resource, limit
 
     def allows(
         self, wanted: Request, placement: Placement, mine: Holding | None = None
@@ -121,12 +146,12 @@ class Quotas:
         used = Counter(self._used.get(namespace, Counter()))
         if mine is not None and mine.namespace == namespace:
             used.subtract(self.held(mine))
-        for record in self._quotas.get(namespace, {}).values():
-            for resource, limit in record.limits.items():
+        for name, amounts in self._limits.get(namespace, {}).items():
+            for resource, limit in amounts.items():
                 more = asked.get(resource, 0)
                 if more and used[resource] + more > limit:
                     detail = (
-                        f"quota {record.name}: {PREFIX}{resource} is {limit}, "
+                        f"quota {name}: {PREFIX}{resource} is {limit}, "
                         f"{used[resource]} are used, {more} more are asked for"
                     )
                     return Reason(Obstacle.QUOTA, "", detail)

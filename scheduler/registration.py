@@ -33,14 +33,14 @@ def due(node: NodeRecord, backends: Backends, now: datetime) -> dict[str, str]:
     found: dict[str, str] = {}
     for word, backend in backends.items():
         keys = backend.keys
-        if keys.handshake is None or keys.register not in node.inventory.annotations:
+        if keys.handshake is None or keys.register not in node.facts.annotations:
             continue
         if word in handshake.SILENT:
             continue
         verdict = handshake.judge(
-            node.moving.get(keys.handshake),
+            node.facts.annotations.get(keys.handshake),
             now,
-            allocatable=node.inventory.allocatable.get(backend.resources.count, 0),
+            allocatable=node.facts.allocatable.get(backend.resources.count, 0),
         )
         if verdict.write is not None:
             found[keys.handshake] = handshake.encode(verdict.write)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
 from deviceplugin.apiserver.client import Api
+from deviceplugin.placement.fit import Backends
 from deviceplugin.scheduler.binding import Binder
 from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.events import Events
@@ -39,7 +41,7 @@ class Scheduler:
         leading: Leading,
     ) -> None:
         self.settings = settings
-        by_word = {backend.keys.common_word: backend for backend in backends}
+        by_word = _by_word(backends)
         self.quotas = Quotas(by_word)
         self.cluster = Cluster(by_word, self.quotas.moved)
         self.watching = Watching(api, self.cluster, self.quotas, settings.node_labels)
@@ -59,6 +61,17 @@ class Scheduler:
             lambda: self.watching.synced,
         )
         self._handshakes = Handshakes(api, self.cluster, leading.is_leader)
+
+    def serve(self, backends: Iterable[SchedulingBackend]) -> None:
+        """Decide by these backends from now on: the cluster, the quotas and the webhook change
+        together, in one turn of the loop, and nothing that was decided is lost. Raises what a
+        backend raises; then the former ones stay.
+        """
+        by_word = _by_word(backends)
+        nodes, pods = self.watching.nodes.objects, self.watching.pods.objects
+        self.cluster.serve(by_word, nodes.values(), pods.values())
+        self.quotas.serve(by_word, self.watching.limits.objects.values(), self.cluster.holdings())
+        self.webhook.serve(by_word)
 
     def routes(self) -> Routes:
         """What is answered, by path."""
@@ -95,6 +108,10 @@ class Scheduler:
             group.create_task(_again("events", self.events.run))
             group.create_task(_again("handshakes", self._handshakes.run))
             group.create_task(_again("leadership", self.leading.run))
+
+
+def _by_word(backends: Iterable[SchedulingBackend]) -> Backends:
+    return MappingProxyType({backend.keys.common_word: backend for backend in backends})
 
 
 async def _again(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -167,7 +167,7 @@ class ExtenderService:
         by_name: dict[str, Mapping[str, Any]] = {}
         for item in items:
             try:
-                record = node_record(item, self.cluster.backends)
+                record = node_record(item)
             except (ValueError, AttributeError) as error:
                 return self._filtered("refused", error=f"a node that is none: {error}")
             by_name[record.name] = item

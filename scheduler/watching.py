@@ -33,8 +33,8 @@ class Watching:
     ) -> None:
         self._cluster, self._quotas, self._labels = cluster, quotas, node_labels
         self.nodes = Reflector[NodeRecord](api, NODES, self._node, self._node_changed)
-        self.pods = Reflector[PodRecord](api, PODS, self._pod, self._pod_changed)
-        self.limits = Reflector[QuotaRecord](api, QUOTAS, self._quota, self._quota_changed)
+        self.pods = Reflector[PodRecord](api, PODS, pod_record, self._pod_changed)
+        self.limits = Reflector[QuotaRecord](api, QUOTAS, quota_record, self._quota_changed)
         self.drift = 0
         """Nodes that were found to be kept wrongly, so far."""
         self._problems: dict[str, tuple[str, ...]] = {}
@@ -66,10 +66,7 @@ class Watching:
         labels = (item.get("metadata") or {}).get("labels") or {}
         if any(labels.get(key) != value for key, value in self._labels):
             return None
-        return node_record(item, self._cluster.backends)
-
-    def _pod(self, item: Mapping[str, Any]) -> PodRecord | None:
-        return pod_record(item, self._cluster.backends)
+        return node_record(item)
 
     def _node_changed(self, change: Change[NodeRecord]) -> None:
         if change.new is None:
@@ -86,22 +83,16 @@ class Watching:
     def _pod_changed(self, change: Change[PodRecord]) -> None:
         if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
             self._cluster.drop_pod(change.old.uid)
-        if change.new is not None:
-            if change.new.problems and (change.old is None or not change.old.problems):
-                reasons = "; ".join(change.new.problems)
-                self._log.warning("a pod's devices cannot be read", pod=change.key, reason=reasons)
-            self._cluster.set_pod(change.new)
-
-    def _quota(self, item: Mapping[str, Any]) -> QuotaRecord | None:
-        return quota_record(item, self._cluster.backends)
+        if change.new is not None and change.new != change.old:
+            for problem in self._cluster.set_pod(change.new):
+                self._log.warning("a pod's devices cannot be read", pod=change.key, reason=problem)
 
     def _quota_changed(self, change: Change[QuotaRecord]) -> None:
         if change.new is None:
             namespace, _, name = change.key.rpartition("/")
             self._quotas.drop_quota(namespace, name)
             return
-        self._quotas.set_quota(change.new)
-        for problem in change.new.problems:
+        for problem in self._quotas.set_quota(change.new):
             self._log.warning("a quota's limit does not hold", quota=change.key, reason=problem)
 
     async def _check(self) -> None:

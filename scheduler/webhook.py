@@ -33,7 +33,12 @@ class Webhook:
     """Answers reviews of pods."""
 
     def __init__(self, settings: SchedulerSettings, backends: Backends, quotas: Quotas) -> None:
-        self._settings, self._backends, self._quotas = settings, backends, quotas
+        self._settings, self._quotas = settings, quotas
+        self.serve(backends)
+
+    def serve(self, backends: Backends) -> None:
+        """Ask these backends from now on."""
+        self._backends = backends
         self._protected = result_annotations(backends.values())
 
     async def mutate(self, body: bytes) -> bytes:

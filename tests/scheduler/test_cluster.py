@@ -15,7 +15,7 @@ from deviceplugin.api.hami.poddevices import ContainerDevice
 from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.observe import Held
-from deviceplugin.scheduler.cluster import Cluster, Holding
+from deviceplugin.scheduler.cluster import Cluster, Holding, read
 from deviceplugin.scheduler.filtering import Found, Nowhere, choose, request, why
 from deviceplugin.scheduler.nodes import node_record, withdrawn
 from deviceplugin.scheduler.pods import pod_record
@@ -72,7 +72,7 @@ def apply(cluster: Cluster, make: Any, kind: str, value: Any) -> None:
             cluster.drop_pod(value)
         case "node":
             name, cards, memory = value
-            cluster.set_node(node_record(make.node(name, cards, memory), cluster.backends))
+            cluster.set_node(node_record(make.node(name, cards, memory)))
         case "gone":
             cluster.drop_node(value)
         case "look":
@@ -137,7 +137,7 @@ def make_static() -> Any:
 
 def test_a_count_that_went_wrong_is_found_and_set_right(backends: Any, make_static: Any) -> None:
     cluster = Cluster(backends)
-    cluster.set_node(node_record(make_static.node("a", 2, 8000), backends))
+    cluster.set_node(node_record(make_static.node("a", 2, 8000)))
     cluster.assume(holding("p", "a", 0, 1000, 10))
     right = cluster.view("a")
     cluster._nodes["a"].holdings["x"] = holding("x", "a", 0, 7000, 0)
@@ -148,7 +148,7 @@ def test_a_count_that_went_wrong_is_found_and_set_right(backends: Any, make_stat
 
 def test_a_kept_view_that_went_wrong_is_found(backends: Any, make_static: Any) -> None:
     cluster = Cluster(backends)
-    cluster.set_node(node_record(make_static.node("a", 2, 8000), backends))
+    cluster.set_node(node_record(make_static.node("a", 2, 8000)))
     right = cluster.view("a")
     assert right is not None
     cluster._nodes["a"].view = replace(right, cards={})
@@ -173,7 +173,7 @@ def test_no_card_is_ever_over_what_it_has_and_the_best_node_is_taken(
 ) -> None:
     cluster = Cluster(backends)
     for name, (cards, memory) in zip(NODES, nodes, strict=False):
-        cluster.set_node(node_record(make_static.node(name, cards, memory), backends))
+        cluster.set_node(node_record(make_static.node(name, cards, memory)))
     for number, (count, memory, cores, spread) in enumerate(wanted):
         pod = pod_spec(pod_item(f"p{number}", count, memory, cores))
         policy = Policy.SPREAD if spread else Policy.BINPACK
@@ -236,7 +236,7 @@ def test_who_is_turned_away_by_the_figures_has_no_place(
     backends: Any, make_static: Any, used: Any, count: int, memory: int, cores: int
 ) -> None:
     cluster = Cluster(backends)
-    cluster.set_node(node_record(make_static.node("a", 3, 8000), backends))
+    cluster.set_node(node_record(make_static.node("a", 3, 8000)))
     for number, (card, mib, percent) in enumerate(used):
         cluster.assume(holding(f"u{number}", "a", card, mib, percent))
     pod = pod_spec(pod_item("p", count, memory, cores))
@@ -252,7 +252,7 @@ def test_who_is_turned_away_by_the_figures_has_no_place(
 
 def test_what_the_pod_itself_holds_is_not_in_its_way(backends: Any, make_static: Any) -> None:
     cluster = Cluster(backends)
-    cluster.set_node(node_record(make_static.node("a", 1, 1000), backends))
+    cluster.set_node(node_record(make_static.node("a", 1, 1000)))
     cluster.assume(holding("p", "a", 0, 900, 50))
     pod = pod_spec(pod_item("p", 1, 900, 50))
     asked = request(cluster, pod, Policy.BINPACK, Policy.SPREAD)
@@ -262,7 +262,7 @@ def test_what_the_pod_itself_holds_is_not_in_its_way(backends: Any, make_static:
 def test_a_node_that_kubelet_offers_nothing_of_is_not_used(backends: Any, make_static: Any) -> None:
     item = make_static.node("a", 1, 1000)
     item["status"]["allocatable"] = {}
-    record = node_record(item, backends)
+    record = node_record(item)
     assert withdrawn(record, backends["NVIDIA"])
     cluster = Cluster(backends)
     cluster.set_node(record)
@@ -282,7 +282,7 @@ def test_a_node_whose_agent_does_not_answer_is_not_used(state: str | None, out: 
     assert key is not None
     annotations = {} if state is None else {key: state}
     item = {"metadata": {"name": "a", "annotations": annotations}, "status": {}}
-    assert withdrawn(node_record(item, {"DCU": backend}), backend) is out
+    assert withdrawn(node_record(item), backend) is out
     assert handshake.decode(state) is None or state
 
 
@@ -290,10 +290,12 @@ def test_an_annotation_that_nobody_can_read_counts_for_nothing_and_is_told(backe
     item = pod_item("p", 1, 100, 1)
     item["metadata"]["annotations"] = {VGPU_NODE: "a", NVIDIA.allocated: "GPU-0,NVIDIA,x,y:;"}
     item["spec"]["nodeName"] = "a"
-    record = pod_record(item, backends)
+    record = pod_record(item)
     assert record is not None
-    assert record.held == {}
-    assert NVIDIA.allocated in record.problems[0]
+    found, problems = read(record, backends)
+    assert found.held == {}
+    assert NVIDIA.allocated in problems[0]
+    assert Cluster(backends).set_pod(record) == problems
 
 
 def test_a_sidecar_counts_beside_the_others_and_an_init_container_before_them(
@@ -310,9 +312,10 @@ def test_a_sidecar_counts_beside_the_others_and_an_init_container_before_them(
         NVIDIA.allocated: "GPU-0,NVIDIA,1,1:;GPU-0,NVIDIA,2,1:;GPU-0,NVIDIA,3,1:;",
     }
     item["spec"]["nodeName"] = "a"
-    record = pod_record(item, backends)
+    record = pod_record(item)
     assert record is not None
-    assert [(h.devices[0].memory, h.init) for h in record.held["NVIDIA"]] == [
+    found, _ = read(record, backends)
+    assert [(h.devices[0].memory, h.init) for h in found.held["NVIDIA"]] == [
         (1, True),
         (2, False),
         (3, False),

@@ -13,7 +13,7 @@ from deviceplugin import registry
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.request import asks, asks_anything
 from deviceplugin.scheduler.binding import overfull
-from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.cluster import Cluster, read
 from deviceplugin.scheduler.nodes import node_record
 from deviceplugin.scheduler.pods import pod_record
 from deviceplugin.testing.clusters import SORTS, Plan, arrivals, generate
@@ -54,7 +54,7 @@ def test_every_object_can_be_read_and_no_card_holds_more_than_it_has(plan: Plan)
     assert (len(made.nodes), len(made.pods)) == (plan.nodes, plan.pods)
     cluster = Cluster(BY_WORD)
     for item in made.nodes:
-        record = node_record(item, BY_WORD)
+        record = node_record(item)
         cluster.set_node(record)
         assert not cluster.problems(record.name)
         view = cluster.view(record.name)
@@ -65,14 +65,15 @@ def test_every_object_can_be_read_and_no_card_holds_more_than_it_has(plan: Plan)
     if not counted:  # nodes that only count their cards announce nothing
         assert len(deferred) == round(plan.deferred * plan.nodes)
     for item in made.pods:
-        pod = pod_record(item, BY_WORD)
+        pod = pod_record(item)
         assert pod is not None
         assert pod.counts_on
-        assert pod.held
-        assert not pod.problems
+        holding, problems = read(pod, BY_WORD)
+        assert holding.held
+        assert not problems
         view = cluster.view(pod.node)
         assert view is not None
-        assert not overfull(view, pod.held), "nothing is given twice"
+        assert not overfull(view, holding.held), "nothing is given twice"
         cluster.set_pod(pod)
     assert len({holding.uid for holding in cluster.holdings()}) == plan.pods
 
@@ -99,9 +100,9 @@ def test_some_nodes_are_full_and_what_is_left_on_others_is_in_pieces() -> None:
     made = generate(Plan(nodes=40, pods=400, mix={"a100": 1.0}, full=0.25, seed=5), BACKENDS)
     cluster = Cluster(BY_WORD)
     for item in made.nodes:
-        cluster.set_node(node_record(item, BY_WORD))
+        cluster.set_node(node_record(item))
     for item in made.pods:
-        record = pod_record(item, BY_WORD)
+        record = pod_record(item)
         assert record is not None
         cluster.set_pod(record)
     nodes = [

@@ -16,7 +16,7 @@ from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.observe import Held
 from deviceplugin.placement.request import asks
 from deviceplugin.scheduler.cluster import Holding
-from deviceplugin.scheduler.quota import Quotas, quota_record
+from deviceplugin.scheduler.quota import Quotas, limits, quota_record
 from deviceplugin.vendor.scheduling import Obstacle
 
 MEMORY, CORES = "nvidia.com/gpumem", "nvidia.com/gpucores"
@@ -61,7 +61,7 @@ def test_a_limit_holds_to_the_last_mebibyte(
     backends: Any, limit: int, used: int, asked: int, fits: bool
 ) -> None:
     quotas = Quotas(backends)
-    record = quota_record(quota(limit), backends)
+    record = quota_record(quota(limit))
     assert record is not None
     quotas.set_quota(record)
     quotas.moved(None, holding("p", (used, 0, False)))
@@ -76,7 +76,7 @@ def test_a_limit_holds_to_the_last_mebibyte(
 def test_of_several_quotas_each_holds(backends: Any) -> None:
     quotas = Quotas(backends)
     for name, memory in (("large", 5000), ("small", 1000)):
-        record = quota_record(quota(memory, name=name), backends)
+        record = quota_record(quota(memory, name=name))
         assert record is not None
         quotas.set_quota(record)
     reason = quotas.refusal("default", {MEMORY: 2000})
@@ -102,26 +102,32 @@ def test_a_unit_is_the_vendors(backends: Any) -> None:
         "metadata": {"namespace": "default", "name": "q"},
         "spec": {"hard": {f"limits.{backend.resources.memory}": "4"}},
     }
-    record = quota_record(item, backends)
+    record = quota_record(item)
     assert record is not None
-    assert record.limits == {backend.resources.memory: 1024}
+    assert limits(record, backends) == ({backend.resources.memory: 1024}, ())
     assert word
 
 
 @pytest.mark.parametrize("text", ["x", "1.5", "-3", ""])
 def test_a_limit_that_is_none_does_not_hold_and_is_named(backends: Any, text: str) -> None:
-    record = quota_record(quota(text), backends)
+    record = quota_record(quota(text))
     assert record is not None
-    assert record.limits == {}
-    assert f"limits.{MEMORY}" in record.problems[0]
+    quotas = Quotas(backends)
+    (problem,) = quotas.set_quota(record)
+    assert f"limits.{MEMORY}" in problem
+    assert list(quotas.limits()) == []
 
 
 def test_quotas_of_other_things_are_none_of_ours(backends: Any) -> None:
-    item = {
+    item: dict[str, Any] = {
         "metadata": {"namespace": "default", "name": "q"},
         "spec": {"hard": {"limits.cpu": "4", "requests.nvidia.com/gpu": "3"}},
     }
-    assert quota_record(item, backends) is None
+    assert quota_record(item) is None
+    item["spec"]["hard"]["limits.example.com/other"] = "1"
+    record = quota_record(item)
+    assert record is not None
+    assert limits(record, backends) == ({}, ())
 
 
 @settings(max_examples=200)

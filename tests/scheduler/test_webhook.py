@@ -169,7 +169,7 @@ async def test_a_quota_is_said_at_once(backends: Any) -> None:
     quotas = Quotas(backends)
     hard = {"limits.nvidia.com/gpumem": "1000"}
     item = {"metadata": {"namespace": "default", "name": "q"}, "spec": {"hard": hard}}
-    record = quota_record(item, backends)
+    record = quota_record(item)
     assert record is not None
     quotas.set_quota(record)
     hook = Webhook(SchedulerSettings(), backends, quotas)
