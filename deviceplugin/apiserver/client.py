@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ MERGE_PATCH = "application/merge-patch+json"
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
+SHORTEST_SECONDS = 0.05
+"""With less left a request is not begun."""
 REQUESTS_AT_ONCE = 8
 """Those after wait for one of these; watches have threads of their own."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -43,14 +46,34 @@ class ApiError(Exception):
 
     `status` is the HTTP status, 0 when there was no answer at all; `reason` is the machine's word
     of the Status object (``Conflict``, ``NotFound``), empty when there is none. `retry_after` are
-    seconds that the server asks to wait, None when it does not.
+    seconds that the server asks to wait, None when it does not. `sent` is False where the request
+    surely did not leave.
     """
 
     def __init__(
-        self, text: str, status: int = 0, reason: str = "", retry_after: float | None = None
+        self,
+        text: str,
+        status: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
+        *,
+        sent: bool = True,
     ) -> None:
         super().__init__(text)
         self.status, self.reason, self.retry_after = status, reason, retry_after
+        self.sent = sent
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """The server may have done it all the same, or may do it yet: it was asked, and did not say
+        that it will not.
+        """
+        return self.sent and (self.status == 0 or self.status >= 500)
+
+    @property
+    def is_throttled(self) -> bool:
+        """The server has too much to do and did not look at it: ask again later."""
+        return self.status == 429
 
     @property
     def is_missing(self) -> bool:
@@ -142,15 +165,25 @@ class Api:
         """One object, or one page of a collection."""
         return await self._off_loop(partial(self.call, "GET", path, query=query))
 
-    async def patch(self, path: Path, body: object, content_type: str) -> dict[str, Any]:
+    async def patch(
+        self, path: Path, body: object, content_type: str, within: float | None = None
+    ) -> dict[str, Any]:
         """Change an object; answers the changed one. `body` is a mapping for `MERGE_PATCH` and a
-        list of operations for `JSON_PATCH`.
+        list of operations for `JSON_PATCH`; `within` as in `create`.
         """
-        return await self._off_loop(partial(self.call, "PATCH", path, body, content_type))
+        return await self._off_loop(
+            partial(self.call, "PATCH", path, body, content_type, until=_until(within))
+        )
 
-    async def create(self, path: Path, body: object) -> dict[str, Any]:
-        """Create an object in a collection; answers it as stored."""
-        return await self._off_loop(partial(self.call, "POST", path, body, "application/json"))
+    async def create(self, path: Path, body: object, within: float | None = None) -> dict[str, Any]:
+        """Create an object in a collection; answers it as stored.
+
+        `within` so many seconds from now it is over: what still waits for others then is not sent,
+        and the server, which is told, gives up what it has not done.
+        """
+        return await self._off_loop(
+            partial(self.call, "POST", path, body, "application/json", until=_until(within))
+        )
 
     async def _off_loop(self, call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -162,11 +195,21 @@ class Api:
         body: object = None,
         content_type: str = "",
         query: Mapping[str, str] | None = None,
+        until: float | None = None,
     ) -> dict[str, Any]:
-        """One request, blocking. Raises `ApiError`."""
-        response = self._request(
-            method, path, body, content_type, query, (CONNECT_SECONDS, READ_SECONDS)
-        )
+        """One request, blocking. After `until`, an instant of `time.monotonic`, it is not sent and
+        not waited for. Raises `ApiError`.
+        """
+        connect, read = CONNECT_SECONDS, READ_SECONDS
+        if until is not None:
+            left = until - time.monotonic()
+            if left <= SHORTEST_SECONDS:
+                raise ApiError(f"{method} {path}: not sent: no time is left for it", sent=False)
+            # Together they are not more than is left.
+            connect = min(connect, left / 3)
+            read = min(read, left - connect)
+            query = {**(query or {}), "timeout": f"{read:.3f}s"}
+        response = self._request(method, path, body, content_type, query, (connect, read))
         data = _read(method, path, response.response)
         if not 200 <= response.status <= 299:
             raise _refused(method, path, response, data)
@@ -200,7 +243,8 @@ class Api:
                 except Exception as error:
                     raise ApiError(
                         f"no way to the API server: {type(error).__name__}: {error}; check "
-                        "KUBECONFIG, or the service account of the pod"
+                        "KUBECONFIG, or the service account of the pod",
+                        sent=False,
                     ) from None
         headers = {"Accept": "application/json", "User-Agent": "deviceplugin"}
         if content_type:
@@ -285,5 +329,13 @@ def _refused(method: str, path: Path, response: Any, data: bytes) -> ApiError:
 
 
 def _unanswered(method: str, path: Path, error: Exception) -> ApiError:
+    from urllib3.exceptions import ConnectTimeoutError  # the client's, so it is loaded by now
+
     cause = str(error).replace("\n", " ")[:300]
-    return ApiError(f"{method} {path}: no answer: {type(error).__name__}: {cause}")
+    text = f"{method} {path}: no answer: {type(error).__name__}: {cause}"
+    # One that could not be made is told as one that took too long.
+    return ApiError(text, sent=not isinstance(error, ConnectTimeoutError))
+
+
+def _until(within: float | None) -> float | None:
+    return None if within is None else time.monotonic() + within

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
@@ -84,3 +86,55 @@ async def test_no_configuration_is_a_reason_and_no_crash(monkeypatch: pytest.Mon
         await Api().get(Path.node("n"))
     assert is_configured({"KUBECONFIG": "x"})
     assert not is_configured({})
+
+
+async def test_a_write_that_is_late_is_not_sent(server: ApiServer) -> None:
+    """Also one that waited for a free thread, while the server was slow to answer others."""
+    api = Api(at_once=1)
+    hang = server.faults.hang = threading.Event()
+    first = asyncio.create_task(api.get(Path.pod("default", "p")))
+    labels = {"metadata": {"labels": {"late": "yes"}}}
+    late = asyncio.create_task(api.patch(Path.pod("default", "p"), labels, MERGE_PATCH, 0.2))
+    await asyncio.sleep(0.5)
+    hang.set()
+    await first
+    with pytest.raises(ApiError, match="not sent") as refused:
+        await late
+    assert not refused.value.is_ambiguous
+    assert [call.verb for call in server.calls] == ["get"]
+
+
+async def test_the_server_is_told_until_when_a_write_counts(server: ApiServer) -> None:
+    """So that it does not do later what nobody waits for any more."""
+    hang = server.faults.hang = threading.Event()
+    labels = {"metadata": {"labels": {"late": "yes"}}}
+    with pytest.raises(ApiError, match="no answer") as refused:
+        await Api().patch(Path.pod("default", "p"), labels, MERGE_PATCH, 0.6)
+    assert refused.value.is_ambiguous
+    await asyncio.sleep(0.3)  # the server's time is over too, as it received the request later
+    hang.set()
+    server.wait_for(lambda: server.calls)
+    assert [call.status for call in server.calls] == [504]
+    assert "late" not in server.get("pods", "p", "default")["metadata"].get("labels", {})
+
+
+@pytest.mark.parametrize(
+    ("error", "ambiguous"),
+    [
+        (ApiError("conflict", 409), False),
+        (ApiError("too many", 429), False),
+        (ApiError("of its own", 500), True),
+        (ApiError("too late", 504), True),
+        (ApiError("silence"), True),
+        (ApiError("refused", sent=False), False),
+    ],
+)
+def test_what_may_have_happened_all_the_same(error: ApiError, ambiguous: bool) -> None:
+    assert error.is_ambiguous is ambiguous
+
+
+async def test_a_server_that_is_not_there_did_nothing(server: ApiServer) -> None:
+    server.stop()
+    with pytest.raises(ApiError) as refused:
+        await Api().create(Path("/api/v1/nodes", {}), {"metadata": {"name": "n"}})
+    assert not refused.value.is_ambiguous

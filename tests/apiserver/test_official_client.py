@@ -63,6 +63,22 @@ def test_binding_sets_the_node_once_and_field_selectors_find_it(client: Any) -> 
     assert refused.value.status == 400
 
 
+def test_a_binding_of_another_pod_or_of_an_old_version_conflicts(client: Any) -> None:
+    core = kubernetes.client.CoreV1Api(client)
+    old = core.create_namespaced_pod("default", pod("a")).metadata
+    new = core.patch_namespaced_pod("a", "default", {"metadata": {"labels": {"x": "1"}}}).metadata
+
+    def bound(**stated: str) -> int:
+        metadata = {"name": "a", **stated}
+        body = {"metadata": metadata, "target": {"kind": "Node", "name": "n1"}}
+        bind = "/api/v1/namespaces/default/pods/a/binding"
+        return int(client.call_api(*client.param_serialize("POST", bind, body=body)).status)
+
+    assert bound(uid="0", resourceVersion=new.resource_version) == 409
+    assert bound(uid=new.uid, resourceVersion=old.resource_version) == 409
+    assert bound(uid=new.uid, resourceVersion=new.resource_version) == 201
+
+
 def test_an_update_of_an_old_version_conflicts(client: Any) -> None:
     core = kubernetes.client.CoreV1Api(client)
     core.create_namespaced_pod("default", pod("a"))

@@ -100,20 +100,20 @@ class Requests:
         }
 
     def _bind(self, target: Target, body: Any) -> Object:
-        stated = (_object(body).get("metadata") or {}).get("name")
-        if stated != target.name:
+        stated = _object(body).get("metadata") or {}
+        if stated.get("name") != target.name:
             raise bad_request("name in URL does not match name in Binding object")
         node = (body.get("target") or {}).get("name")
         if not node:
             raise StatusError(500, "", "target.name: Required value")  # a real one says no more
 
-        uid = (body.get("metadata") or {}).get("uid")
-
         def edit(pod: Object) -> Object:
             if pod["metadata"].get("deletionTimestamp"):
                 raise conflict("pods/binding", target.name)
-            if uid and uid != pod["metadata"]["uid"]:
-                raise conflict("pods/binding", target.name)
+            # They are preconditions here, which no other object that is created has.
+            for field in ("uid", "resourceVersion"):
+                if stated.get(field) and stated[field] != pod["metadata"][field]:
+                    raise conflict("pods/binding", target.name)
             if current := pod["spec"].get("nodeName"):
                 raise StatusError(
                     409,
@@ -122,8 +122,7 @@ class Requests:
                     f'{target.name} is already assigned to node "{current}"',
                 )
             pod["spec"]["nodeName"] = node
-            extra = (body.get("metadata") or {}).get("annotations") or {}
-            if extra:
+            if extra := stated.get("annotations"):
                 pod["metadata"].setdefault("annotations", {}).update(extra)
             pod["status"].setdefault("conditions", []).append(
                 {"type": "PodScheduled", "status": "True"}

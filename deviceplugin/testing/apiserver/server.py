@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -25,6 +26,9 @@ from deviceplugin.testing.apiserver.store import Event, Object, Store, resource_
 BOOKMARK_SECONDS = 1.0
 """A real server sends one a minute; tests want to see them."""
 MAX_BODY = 3 * 1024 * 1024
+
+_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m?)s")
+"""Of Go's durations, what clients here write."""
 
 VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
@@ -220,10 +224,16 @@ class _Handler(BaseHTTPRequestHandler):
             target = target_of(url.path)
             if verb == "get" and not target.name:
                 verb = "watch" if query.get("watch") in ("true", "1") else "list"
+            limit = _deadline(query.get("timeout", ""))
+            began = time.monotonic()
             owner.faults.meet(verb, target.resource.plural)
             if verb == "watch":
                 self._watch(target, query)
                 return
+            if limit and time.monotonic() - began > limit:
+                raise StatusError(
+                    504, "Timeout", "request did not complete within the allotted timeout"
+                )
             code, answer = self._requests().serve(verb, target, query, body)
         except StatusError as error:
             code, answer = error.code, error.body()
@@ -329,6 +339,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", str(int(wait)))
         self.end_headers()
         self.wfile.write(data)
+
+
+def _deadline(text: str) -> float:
+    """Seconds after which a request is given up, 0 for the server's own. Raises `StatusError`."""
+    if not text:
+        return 0.0
+    if not (found := _SECONDS.fullmatch(text)):
+        raise bad_request(f"invalid timeout specified in the request URL - {text!r}")
+    return float(found[1]) / (1000 if found[2] else 1)
 
 
 def _seen(event: Event, test: Test) -> Iterator[Object]:
