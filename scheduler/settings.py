@@ -8,7 +8,10 @@ from datetime import timedelta
 from deviceplugin.api.hami import nodelock
 from deviceplugin.vendor.scheduling import Policy
 
-__all__ = ["SchedulerSettings"]
+__all__ = ["DEFAULT_SCHEDULER", "SchedulerSettings"]
+
+DEFAULT_SCHEDULER = "default-scheduler"
+"""What the API server writes into pods that name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +35,8 @@ class SchedulerSettings:
     takes_default: bool = True
     trusted: frozenset[str] = frozenset()
     agents: frozenset[str] = frozenset()
+
+    def takes(self, scheduler: str) -> bool:
+        """Whether a pod that names this scheduler is this one's, if it asks for a device."""
+        named = scheduler in ("", self.name)
+        return named or (scheduler == DEFAULT_SCHEDULER and self.takes_default)

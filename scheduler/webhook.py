@@ -15,16 +15,15 @@ from typing import Any
 from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME, VGPU_NODE, VGPU_TIME, WEBHOOK
 from deviceplugin.placement.admit import admitted
 from deviceplugin.placement.fit import Backends
-from deviceplugin.placement.objects import container_spec, pod_spec
+from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.request import asks
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.review import Answer, Review, answered, json_patch, parse
 from deviceplugin.scheduler.settings import SchedulerSettings
-from deviceplugin.vendor.scheduling import RefusedError, SchedulingBackend
+from deviceplugin.vendor.scheduling import PodSpec, RefusedError, SchedulingBackend
 
-__all__ = ["Webhook", "mutation", "result_annotations", "verdict"]
+__all__ = ["Webhook", "mutation", "privileged", "result_annotations", "verdict"]
 
-DEFAULT_SCHEDULER = "default-scheduler"
 SERVER_ERROR = 500
 """The code with which v2.8 refuses what a vendor refuses."""
 
@@ -93,13 +92,12 @@ def mutation(
     if not spec.get("containers"):
         return Answer("pod has no containers")
     warnings = _stripped(metadata, review.user, settings, protected)
-    name = spec.get("schedulerName") or ""
-    ours = name in ("", settings.name) or (name == DEFAULT_SCHEDULER and settings.takes_default)
-    if not ours:
+    if not settings.takes(spec.get("schedulerName") or ""):
         return Answer(changes=list(json_patch(before, pod)), warnings=warnings)
     namespace = metadata.get("namespace") or review.namespace
     metadata_of_ours = {**metadata, "namespace": namespace}
-    _check_privileged({**pod, "metadata": metadata_of_ours}, backends.values())
+    if text := privileged(pod_spec({**pod, "metadata": metadata_of_ours}), backends.values()):
+        raise RefusedError(text)
     changed, words = admitted({**pod, "metadata": metadata_of_ours}, backends.values())
     if "namespace" not in metadata:
         del changed["metadata"]["namespace"]
@@ -155,20 +153,21 @@ def _stripped(
     return [f"annotation {key} says what a scheduler decided and was removed" for key in found]
 
 
-def _check_privileged(pod: Mapping[str, Any], backends: Iterable[SchedulingBackend]) -> None:
-    found = pod_spec(pod)
-    for kind in ("initContainers", "containers"):
-        for entry in pod["spec"].get(kind) or ():
-            container = container_spec(entry, init=kind == "initContainers")
-            if not container.privileged:
-                continue
-            for backend in backends:
-                if backend.admit(container, found).found:
-                    raise RefusedError(
-                        f"container {container.name} is privileged and asks for "
-                        f"{backend.resources.count}: it would see every device of the node, and no "
-                        "limit would hold; remove securityContext.privileged, or the device"
-                    )
+def privileged(pod: PodSpec, backends: Iterable[SchedulingBackend]) -> str:
+    """Why a pod may not ask for devices as it does: a container is privileged; empty where none is.
+    Raises `RefusedError`.
+    """
+    for container in (*pod.init_containers, *pod.containers):
+        if not container.privileged:
+            continue
+        for backend in backends:
+            if backend.admit(container, pod).found:
+                return (
+                    f"container {container.name} is privileged and asks for "
+                    f"{backend.resources.count}: it would see every device of the node, and no "
+                    "limit would hold; remove securityContext.privileged, or the device"
+                )
+    return ""
 
 
 def _annotations(pod: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,137 @@
+"""Pods that came past the webhook while it was away: a webhook sees only what is created, so who
+slipped past once stays so. Pure.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deviceplugin.api.hami.keys import VGPU_NODE, WEBHOOK
+from deviceplugin.placement.fit import Backends
+from deviceplugin.placement.objects import pod_spec
+from deviceplugin.placement.request import asks
+from deviceplugin.scheduler.pods import ENDED
+from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.scheduler.webhook import privileged
+from deviceplugin.vendor.scheduling import PodSpec, RefusedError
+
+__all__ = ["HasDevices", "Sighting", "Slip", "Slipped", "sighting", "slipped"]
+
+HasDevices = Callable[[str, frozenset[str]], bool]
+"""Whether a node tells of devices of one of these words."""
+
+
+class Slip(enum.StrEnum):
+    """What a webhook would not have let happen."""
+
+    OTHER_SCHEDULER = "OtherScheduler"
+    """It asks for a device and waits for a scheduler that knows none."""
+    NOT_DECIDED = "NotDecided"
+    """It is on a node with devices that nobody gave it."""
+    PRIVILEGED = "Privileged"
+    """It asks for a share and sees every device."""
+    REFUSED = "Refused"
+    """It asks for what can never be served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A pod, as far as it takes to see whether a webhook saw it. `decided` is the node that a
+    decision names, `bound` the one that it is on, empty where none; `ignored` says that it carries
+    the label by which webhooks are told to leave it alone.
+    """
+
+    pod: PodSpec
+    scheduler: str = ""
+    bound: str = ""
+    decided: str = ""
+    ignored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slipped:
+    """A pod that slipped past: how, in figures why, and what to do."""
+
+    namespace: str
+    name: str
+    uid: str
+    slip: Slip
+    detail: str
+    remedy: str
+
+
+def sighting(item: Mapping[str, Any]) -> Sighting | None:
+    """A pod from its JSON; None for one that has ended. Raises `ValueError`."""
+    metadata, spec, status = item["metadata"], item["spec"], item.get("status") or {}
+    if status.get("phase") in ENDED:
+        return None
+    return Sighting(
+        pod_spec(item),
+        str(spec.get("schedulerName") or ""),
+        str(spec.get("nodeName") or ""),
+        str((metadata.get("annotations") or {}).get(VGPU_NODE) or ""),
+        (metadata.get("labels") or {}).get(WEBHOOK) == "ignore",
+    )
+
+
+def slipped(
+    seen: Sighting, settings: SchedulerSettings, backends: Backends, has_devices: HasDevices
+) -> Slipped | None:
+    """How a pod slipped past; None for one that did not. Pods that the webhook leaves alone, by
+    label or because they name another scheduler on purpose, count only where they are on a node
+    with devices: there they use what others are promised.
+    """
+    pod = seen.pod
+
+    def found(slip: Slip, detail: str, remedy: str) -> Slipped:
+        return Slipped(pod.namespace, pod.name, pod.uid, slip, detail, remedy)
+
+    try:
+        words, too_free = _words(pod, backends), privileged(pod, backends.values())
+    except RefusedError as error:
+        if seen.ignored or not settings.takes(seen.scheduler):
+            return None
+        return found(Slip.REFUSED, str(error), f"correct it and create it anew. {_AGAIN}")
+    if not words:
+        return None
+    if seen.bound and seen.decided != seen.bound and has_devices(seen.bound, words):
+        how = f"a decision for {seen.decided}" if seen.decided else "no decision"
+        by = seen.scheduler or "whoever set spec.nodeName"
+        return found(
+            Slip.NOT_DECIDED,
+            f"it asks for {_listed(words)} and is on {seen.bound} with {how}: {by} placed it "
+            "there, and its devices count as free",
+            f"delete it and create it anew, without spec.nodeName. {_AGAIN}",
+        )
+    if seen.ignored or not settings.takes(seen.scheduler):
+        return None
+    if too_free:
+        return found(Slip.PRIVILEGED, too_free, _AGAIN)
+    if not seen.bound and seen.scheduler != settings.name:
+        return found(
+            Slip.OTHER_SCHEDULER,
+            f"it asks for {_listed(words)} and names scheduler {seen.scheduler or 'none'}, which "
+            "knows none of them",
+            f"delete it, and its controller makes it anew. {_AGAIN}",
+        )
+    return None
+
+
+def _words(pod: PodSpec, backends: Backends) -> frozenset[str]:
+    """What the pod asks for, also where a webhook would have had to add the count. Raises
+    `RefusedError`.
+    """
+    found = {word for ask in asks(pod, backends.values()) for word in ask.demands}
+    for container in (*pod.init_containers, *pod.containers):
+        found |= {word for word, each in backends.items() if each.admit(container, pod).found}
+    return frozenset(found)
+
+
+_AGAIN = "The webhook did not see it: `deviceplugin doctor --cluster` says whether it would now."
+
+
+def _listed(words: frozenset[str]) -> str:
+    return ", ".join(sorted(words))
