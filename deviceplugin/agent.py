@@ -29,7 +29,8 @@ from deviceplugin.injection.render import Strategy
 from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
 from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
 from deviceplugin.metrics import Metrics
-from deviceplugin.monitor import Monitor, Settings
+from deviceplugin.monitor import Monitor, MonitoredContainer, Settings
+from deviceplugin.notices import nobody
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.readiness import Readiness
 from deviceplugin.runtime import NodePlaces, VendorRuntime
@@ -125,6 +126,7 @@ class Agent:
                 if self.scheduled and self.announcer:
                     parts["API server"] = self.scheduled.run
                     parts["node registration"] = self.announcer.run
+                    parts["events"] = self.scheduled.events.run
                 for name, part in parts.items():
                     tasks.create_task(self._supervise(name, part), name=name)
                 begun: set[str] = set()
@@ -161,14 +163,31 @@ class Agent:
                 config.monitor.feedback,
                 grace_seconds=config.monitor.grace_seconds,
             ),
+            tell=self._isolation_teller(),
         )
         self.metrics.registry.register(self._monitor)
         return self._monitor
 
-    async def _collect_directories(self) -> None:
-        """Directories of containers that are gone leave the node."""
+    def _isolation_teller(self) -> Callable[[MonitoredContainer, str], None]:
+        """Tells on pods what the monitor finds, in whichever thread it does."""
+        loop, node = asyncio.get_running_loop(), self.scheduled
+
+        def tell(owner: MonitoredContainer, problem: str) -> None:
+            if node is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                    loop.call_soon_threadsafe(
+                        node.tell_isolation, owner.pod_uid, owner.container, problem
+                    )
+
+        return tell
+
+    async def _look_at_containers(self) -> None:
+        """Isolation that was lost is told, whether anybody scrapes or not, and directories of
+        containers that are gone leave the node.
+        """
         if self._monitor is None:
             return
+        await asyncio.to_thread(self._monitor.usages)
         held = {name for runtime in self.runtimes.values() for _, name, _ in runtime.held()}
         pods = await asyncio.to_thread(observed.living_pods, self.scheduled)
         swept = await asyncio.to_thread(self._monitor.collect_garbage, pods, held)
@@ -238,6 +257,7 @@ class Agent:
             self.readiness,
             former,
             self.announcer.offer if self.announcer else None,
+            self.scheduled.tell if self.scheduled else nobody,
         )
         self.runtimes[vendor.name] = runtime
         await runtime.run()
@@ -310,6 +330,7 @@ class Agent:
             Path(config.paths.run_dir),
             deferred=config.allocation == "scheduled-deferred",
         )
+        self.metrics.events_dropped.set_function(lambda: node.events.dropped)
         run_dir = Path(config.paths.run_dir)
         return node, Announcer(node, self.readiness, lambda: self._others(run_dir))
 
@@ -369,7 +390,7 @@ class Agent:
                     self._log.warning("reconciling failed", vendor=runtime.name, reason=str(error))
             if any(runtime.unsettled for runtime in self.runtimes.values()):
                 wait = min(self._reconcile, FIRST_RECONCILE_SECONDS)
-            await self._collect_directories()
+            await self._look_at_containers()
 
 
 def is_present(vendor: Vendor, root: Path) -> bool:

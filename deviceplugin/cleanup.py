@@ -8,23 +8,27 @@ nobody serves (hami-nvidia-node.md 2.7, 9.1).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path as FilePath
 
 from deviceplugin import vendorlocks
 from deviceplugin.api.hami.keys import MUTEX_LOCK
 from deviceplugin.apiserver.client import JSON_PATCH, MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.apiserver.events import Subject, event
 from deviceplugin.apiserver.objects import Pod, node, pod
 from deviceplugin.formersplits import SUFFIX
 from deviceplugin.injection.render import CDI_VENDOR
 from deviceplugin.injection.store import MANIFEST_FILE
 from deviceplugin.kubelet.sockets import PREFIX, answers
+from deviceplugin.notices import Notice
 from deviceplugin.scheduled import patches
-from deviceplugin.scheduled.node import LEDGER_FILE, owns
+from deviceplugin.scheduled.node import COMPONENT, LEDGER_FILE, owns
 from deviceplugin.scheduled.registration import owned
 
-__all__ = ["InUseError", "Item", "api_items", "file_items"]
+__all__ = ["InUseError", "Item", "api_items", "check_idle", "file_items", "report"]
 
 
 class InUseError(Exception):
@@ -81,6 +85,28 @@ def api_items(api: Api, node_name: str, *, dry_run: bool) -> Iterator[Item]:
             yield Item("node annotation", node_name, str(error))
     except ValueError as error:
         yield Item("node annotation", node_name, str(error))
+
+
+def report(api: Api, node_name: str, items: Sequence[Item]) -> str:
+    """Tell on the Node what became of its things; answers why that was not possible, else empty.
+    Blocking.
+    """
+    left = [item for item in items if item.problem]
+    counts = Counter(item.kind for item in items if not item.problem)
+    removed = ", ".join(f"{count} x {kind}" for kind, count in counts.items()) or "nothing"
+    message = f"deviceplugin cleanup removed {removed}"
+    if left:
+        message += "; left: " + ", ".join(f"{i.kind} {i.name} ({i.problem})" for i in left)
+    notice = Notice.CLEANUP_FAILED if left else Notice.CLEANED_UP
+    about, now = Subject.node(node_name), datetime.now(UTC)
+    body = event(
+        about, notice, message, now, warning=notice.warning, component=COMPONENT, host=node_name
+    )
+    try:
+        api.call("POST", about.events, body, "application/json")
+    except ApiError as error:
+        return str(error)
+    return ""
 
 
 def _holder(lock: str, pods: Iterable[Pod]) -> Pod | None:

@@ -65,6 +65,9 @@ class Metrics:
             "Calls of a vendor's own code in the agent that failed.",
             ["vendor", "call"],
         )
+        self.events_dropped = gauge(
+            "events_dropped", "Kubernetes events that could not be written, so far."
+        )
         self.config_reloads = counter(
             "config_reloads", "Configuration reloads by outcome.", ["outcome"]
         )

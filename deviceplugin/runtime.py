@@ -29,6 +29,7 @@ from deviceplugin.kubelet.resource import Resource
 from deviceplugin.kubelet.server import ResourceServer
 from deviceplugin.kubelet.service import Allocator
 from deviceplugin.metrics import Metrics
+from deviceplugin.notices import Notice, Tell, nobody
 from deviceplugin.probe.supervisor import (
     DriverAbsent,
     HealthSeen,
@@ -111,16 +112,18 @@ class VendorRuntime:
         readiness: Readiness,
         former: Mapping[str, splitting.Table] | None = None,
         announce: Callable[[str, Offer | None], None] | None = None,
+        tell: Tell = nobody,
     ) -> None:
         """`former` are the tables of the configuration before: what is held of them is kept.
-        `announce` is told what each resource has to offer to schedulers, where there are any.
+        `announce` is told what each resource has to offer to schedulers, where there are any;
+        `tell` what people should hear of.
         """
         self.name = vendor.name
         self._vendor, self._backend, self._around = vendor, backend, around
         self._places, self._policy = places, policy
         self._metrics, self._readiness = metrics, readiness
         self._former = dict(former or {})
-        self._announce = announce
+        self._announce, self._tell = announce, tell
         if not isinstance(backend, UsageReader):
             timing = replace(timing, usage=0.0)
         self._probe = Probe(vendor, settings, timing, self._probed)
@@ -133,6 +136,7 @@ class VendorRuntime:
         self._specs: Sequence[Spec] = ()
         self._served: dict[str, _Served] = {}
         self._told = ""
+        self._impediments: dict[str, str] = {}
         self._unfinished = True
         """Whether the last attempt to publish left something undone."""
         self._holdings: tuple[Holding, ...] | None = None
@@ -299,6 +303,7 @@ class VendorRuntime:
                 for problem in self._inventory.problems:
                     if problem not in before.problems:
                         self._log.warning("left out", reason=problem)
+                        self._tell(Notice.DEVICE_LEFT_OUT, f"{self.name}: {problem}")
             case HealthSeen(happened):
                 self._inventory = health.observe_event(before, happened, now)
             case DriverAbsent(reason):
@@ -336,8 +341,29 @@ class VendorRuntime:
                     state=device.state.value,
                     reason=device.reason,
                 )
+            self._tell_health(old, device)
         for uuid in before.devices.keys() - self._inventory.devices.keys():
             self._log.warning("device forgotten", device=uuid)
+            self._tell(
+                Notice.DEVICE_FORGOTTEN,
+                f"{self.name} device {uuid} left the node: its driver has not listed it for "
+                f"{self._policy.forget:.0f} s",
+                uuid,
+            )
+
+    def _tell_health(self, old: health.TrackedDevice | None, new: health.TrackedDevice) -> None:
+        """Only what changes for containers: one who is suspected is still handed out, and one who
+        recovers not yet.
+        """
+        device = new.device
+        what = f"{self.name} device {device.uuid} ({device.model})"
+        before = old.state if old else health.State.HEALTHY
+        if new.state is health.State.UNHEALTHY and before is not new.state:
+            message = f"{what} is unhealthy and not handed out: {new.reason}"
+            self._tell(Notice.DEVICE_UNHEALTHY, message, device.uuid)
+        elif new.state is health.State.HEALTHY and not before.usable:
+            message = f"{what} is healthy again and handed out"
+            self._tell(Notice.DEVICE_RECOVERED, message, device.uuid)
 
     def _unsound(self, call: str, reason: str) -> None:
         """A call of the vendor's code failed for one container."""
@@ -558,11 +584,22 @@ class VendorRuntime:
             self._metrics.vendor_errors.labels(self.name, "impediment").inc()
             reason = f"what it depends on cannot be checked: {type(error).__name__}: {error}"
         self._metrics.impediment.labels(plan.resource).set(bool(reason))
+        self._tell_impediment(plan.resource, reason)
         if reason:
             self._readiness.block(f"{plan.resource} impediment", reason)
         else:
             self._readiness.clear(f"{plan.resource} impediment")
         return reason
+
+    def _tell_impediment(self, resource: str, reason: str) -> None:
+        if reason == self._impediments.get(resource, ""):
+            return
+        self._impediments[resource] = reason
+        if reason:
+            message = f"{resource} is not handed out: {reason}"
+            self._tell(Notice.ISOLATION_IMPEDED, message)
+        else:
+            self._tell(Notice.ISOLATION_POSSIBLE, f"{resource} is handed out again")
 
     async def _watch_impediments(self) -> None:
         while True:
@@ -624,8 +661,12 @@ class VendorRuntime:
             self._unsound("tidy", str(error))
             return
         self._tidying.done(held)
-        for what in answer.get("removed", ()):
-            self._log.info("tidied", removed=str(what)[:200])
+        removed = [str(what)[:200] for what in answer.get("removed", ())]
+        for what in removed:
+            self._log.info("tidied", removed=what)
+        if removed:
+            message = f"{self.name}: removed {', '.join(removed)}, whose containers are gone"
+            self._tell(Notice.PARTITIONS_REMOVED, message)
 
     def _retire(self) -> None:
         """Ids of a former split leave the list once nobody holds them. They were not handed out any

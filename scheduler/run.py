@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 
 from deviceplugin.apiserver.client import Api
+from deviceplugin.apiserver.events import Events
 from deviceplugin.placement.fit import Backends
 from deviceplugin.scheduler.binding import Binder
 from deviceplugin.scheduler.cluster import Cluster
-from deviceplugin.scheduler.events import Events
 from deviceplugin.scheduler.metrics import Moment, moment
 from deviceplugin.scheduler.nodelock import NodeLocks
 from deviceplugin.scheduler.quota import Quotas

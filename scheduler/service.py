@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.apiserver.events import Events, Subject
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.write import decision
 from deviceplugin.scheduler import extender, filtering
@@ -27,7 +28,6 @@ from deviceplugin.scheduler.events import (
     BINDING_SUCCEED,
     FILTERING_FAILED,
     FILTERING_SUCCEED,
-    Events,
 )
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
 from deviceplugin.scheduler.nodes import node_record
@@ -193,16 +193,16 @@ class ExtenderService:
         if unable := self._unable():
             self.counts["bind", "unable"] += 1
             return extender.bind_result(unable)
-        pod = (order.namespace, order.name, order.uid)
+        pod = Subject.pod(order.namespace, order.name, order.uid)
         try:
             await self.binder.bind(order, until)
         except NotBoundError as error:
             self.counts["bind", "failed"] += 1
-            self.events.say(*pod, BINDING_FAILED, str(error))
+            self.events.say(pod, BINDING_FAILED, str(error), warning=True)
             return extender.bind_result(str(error))
         self.counts["bind", "bound"] += 1
         message = f"Successfully binding node [{order.node}] to {order.namespace}/{order.name}"
-        self.events.say(*pod, BINDING_SUCCEED, message)
+        self.events.say(pod, BINDING_SUCCEED, message, warning=False)
         return extender.bind_result()
 
     # --- preempt ----------------------------------------------------------------------------------
@@ -254,7 +254,8 @@ class ExtenderService:
         return extender.filter_result(names, failed, error, nodes)
 
     def _say(self, pod: PodSpec, reason: str, message: str) -> None:
-        self.events.say(pod.namespace, pod.name, pod.uid, reason, message)
+        about = Subject.pod(pod.namespace, pod.name, pod.uid)
+        self.events.say(about, reason, message, warning=reason == FILTERING_FAILED)
 
 
 def _texts(found: Nowhere) -> dict[str, str]:

@@ -144,14 +144,14 @@ class ResourceAllocator:
     async def allocate(self, ids: Sequence[str]) -> Injection:
         """What the container with these ids gets; the node is ready for it when this returns."""
         table = self._resource.table
-        ids = self.checked(ids, table)
-        await self._check_impediment()
-        ask = self._ask(table, ids)
+        ask = self._ask(table, self.checked(ids, table))
         if self._mode.deferred:
+            await self._check_impediment()
             await self._withdraw(ask)
             return render.deferred(self._vendor, ask.allocation_id, self._around.strategy)
         granted = await self._mode.decide(ask)
         try:
+            await self._check_impediment()
             granted = await self._partitioned(granted)
             injection = self.injection(granted)
             await self._empty(ask, injection.host_directories)
@@ -168,8 +168,15 @@ class ResourceAllocator:
         """
         table = self._resource.table
         ask = self._ask(table, self.checked(ids, table, admitting=False))
-        await self._check_impediment()
         granted = await self._mode.start(ask)
+        try:
+            await self._check_impediment()
+            await self._make_ready(ask, granted)
+        except Exception as error:
+            self._mode.refused(granted, str(error))
+            raise
+
+    async def _make_ready(self, ask: Ask, granted: Granted) -> None:
         made = await self._partitioned(granted)
         # Also where Allocate wrote it: ids that a pod's containers hold one after the other share
         # one specification.

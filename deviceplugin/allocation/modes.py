@@ -75,6 +75,9 @@ class Mode(Protocol):
     async def started(self, ask: Ask, granted: Granted) -> None:
         """The node is ready for the start."""
 
+    def refused(self, granted: Granted, reason: str) -> None:
+        """The start that was decided on comes to nothing this time; never raises."""
+
     async def is_new(self, ask: Ask) -> bool:
         """Whether nobody holds these ids yet, as far as can be told, so that what an earlier holder
         left behind is nobody's.

@@ -55,6 +55,9 @@ class Standalone:
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Nothing to record."""
 
+    def refused(self, granted: Granted, reason: str) -> None:
+        """Kubelet tells it on the pod."""
+
     async def is_new(self, ask: Ask) -> bool:
         """Whether kubelet lists no holder of these ids."""
         try:

@@ -40,7 +40,7 @@ def cleanup(dry_run: bool, pre_stop: bool, output: str, **values: object) -> Non
     usage.
     """
     from deviceplugin.apiserver.client import Api, is_configured
-    from deviceplugin.cleanup import InUseError, api_items, check_idle, file_items
+    from deviceplugin.cleanup import InUseError, api_items, check_idle, file_items, report
 
     try:
         config = load(values, os.environ).config
@@ -63,6 +63,8 @@ def cleanup(dry_run: bool, pre_stop: bool, output: str, **values: object) -> Non
     items = list(file_items(*paths, dry_run=dry_run))
     if api is not None:
         items += api_items(api, config.node_name, dry_run=dry_run)
+        if items and not dry_run and (untold := report(api, config.node_name, items)):
+            click.echo(f"not told on the Node: {untold}", err=True)
     _show(items, output, dry_run=dry_run, asked=api is not None)
     sys.exit(1 if any(item.problem for item in items) else 0)
 

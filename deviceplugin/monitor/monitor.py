@@ -36,7 +36,8 @@ class Monitor(Collector):
     `root` is the directory of all containers' directories, ``<hook path>/vgpu/containers``.
     `containers` and `host_devices` answer what is known at the moment, from any thread; what they
     raise is logged and counted, and costs only what they would have told. `clock` gives Unix
-    seconds, `monotonic` seconds that never go back.
+    seconds, `monotonic` seconds that never go back. `tell` hears, from any thread, what is wrong
+    with a container when that changes; empty when it is well again.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Monitor(Collector):
         clock: Callable[[], float] = time.time,
         settings: Settings = Settings(),  # noqa: B008 - frozen
         monotonic: Callable[[], float] = time.monotonic,
+        tell: Callable[[MonitoredContainer, str], None] = lambda _container, _problem: None,
     ) -> None:
         self._caches = Caches(root)
         self._containers, self._host_devices = containers, host_devices
         self._node, self._settings = node, settings
         self._clock, self._monotonic = clock, monotonic
+        self._told = tell
         self._log = structlog.get_logger()
         self._lock = threading.Lock()
         self._said: dict[str, str] = {}
@@ -244,6 +247,7 @@ class Monitor(Collector):
                 log = self._log.bind(
                     namespace=owner.namespace, pod=owner.pod, container=owner.container
                 )
+                self._told(owner, said)
                 if said:
                     log.error("isolation", reason=verdict.reason.value, detail=said)
                 else:

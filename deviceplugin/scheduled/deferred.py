@@ -48,10 +48,11 @@ class Deferred:
         """The grant of the container that kubelet names. Raises `RefusalError`."""
         await self._node.recall()
         asker = await self._node.identity.find(ask.plan.resource, ask.ids, self._node.ledger)
-        record, asker = await granting.settle(
-            self._node, asker, lambda now: self._record(ask, now), Blame.TRY_AGAIN
-        )
-        return granting.granted(self._node, ask, record, asker)
+        with self._node.explaining(asker.pod):
+            record, asker = await granting.settle(
+                self._node, asker, lambda now: self._record(ask, now), Blame.TRY_AGAIN
+            )
+            return granting.granted(self._node, ask, record, asker)
 
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Tell schedulers when all of the pod were served, and count the starts of init containers:
@@ -64,6 +65,10 @@ class Deferred:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
         if pod is not None:
             self._node.pod_served(pod)
+
+    def refused(self, granted: Granted, reason: str) -> None:
+        """Told on the pod."""
+        granting.tell_refused(self._node, granted, reason)
 
     async def is_new(self, ask: Ask) -> bool:
         """A pod's directories bear its uid: nobody had them before."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
+import structlog
+
 from deviceplugin.allocation.modes import Ask, Granted
 from deviceplugin.api.hami.keys import VGPU_NODE, VendorKeys
 from deviceplugin.apiserver.objects import Pod
 from deviceplugin.kubelet.podresources import Holding
+from deviceplugin.notices import Notice
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import admission
 from deviceplugin.scheduled.admission import OVER_CAPACITY, NotAdmissibleError
@@ -118,6 +121,12 @@ def known(node: ScheduledNode, ask: Ask) -> Granted | None:
         return None
 
 
+def tell_refused(node: ScheduledNode, granted: Granted, reason: str) -> None:
+    """Tell on the pod that a grant that was decided on comes to nothing."""
+    if (pod := node.pods.by_uid(granted.owner.pod_uid)) is not None:
+        node.tell_pod(pod, Notice.GRANT_REFUSED, reason)
+
+
 async def adopt(
     node: ScheduledNode,
     ask: Ask,
@@ -134,13 +143,41 @@ async def adopt(
     entries = await asyncio.to_thread(node.checkpoint.entries)
     askers, _ = candidates(resource, ask.ids, holdings, entries, node.pods)
     asker, _ = choose(askers, node.ledger, resource) if askers else (None, "")
-    try:
-        if asker is None or not await proof(asker):
-            return False
-        await remember(node, new_record(node, ask, asker, keys, held=True))
-    except (RefusalError, NoGrantError, NotAdmissibleError):
+    if asker is None:
         return False
-    return True
+    try:
+        if await proof(asker):
+            record = new_record(node, ask, asker, keys, held=True)
+            await remember(node, record)
+            node.tell_pod(asker.pod, Notice.GRANT_ADOPTED, _adopted(record))
+            return True
+        why = "what kubelet keeps of the answer does not show them to be its own"
+    except (NoGrantError, NotAdmissibleError) as error:
+        why = str(error)
+    except RefusalError as error:
+        structlog.get_logger().warning(
+            "a grant was not adopted", owner=asker.name, reason=str(error)
+        )
+        return False
+    if asker.container.name in asker.pod.started:
+        node.tell_pod_once(asker.pod, Notice.GRANT_UNPROVED, _unproved(asker, resource, why))
+    return False
+
+
+def _adopted(record: Record) -> str:
+    devices = ", ".join(share.uuid for share in record.shares)
+    return (
+        f"{record.resource}: container {record.container} holds {devices}, which was handed over "
+        "before this agent knew of it, and goes on with it"
+    )
+
+
+def _unproved(asker: Asker, resource: str, why: str) -> str:
+    return (
+        f"{resource}: container {asker.container.name} runs with devices that no record accounts "
+        f"for: {why}; it is not disturbed, but can be refused when it starts again: then delete "
+        "the pod, so that it is scheduled again"
+    )
 
 
 async def remember(node: ScheduledNode, record: Record) -> None:

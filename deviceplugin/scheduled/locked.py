@@ -21,6 +21,7 @@ from deviceplugin.apiserver.client import JSON_PATCH, ApiError, Path
 from deviceplugin.apiserver.objects import Pod
 from deviceplugin.kubelet.checkpoint import Entry
 from deviceplugin.kubelet.podresources import Holding
+from deviceplugin.notices import Notice
 from deviceplugin.refusal import Blame, RefusalError
 from deviceplugin.scheduled import granting, patches
 from deviceplugin.scheduled.admission import NotAdmissibleError
@@ -89,12 +90,13 @@ class Locked:
         def attempt(asker: Asker) -> Record:
             return granting.new_record(self._node, ask, asker, self._keys)
 
-        try:
-            record, asker = await granting.settle(self._node, found.asker, attempt, Blame.NODE)
-        except RefusalError:
-            self._node.pod_failed(found.pod)
-            raise
-        return self._granted(ask, record, asker)
+        with self._node.explaining(found.pod):
+            try:
+                record, asker = await granting.settle(self._node, found.asker, attempt, Blame.NODE)
+            except RefusalError:
+                self._node.pod_failed(found.pod)
+                raise
+            return self._granted(ask, record, asker)
 
     async def commit(self, ask: Ask, granted: Granted) -> None:
         """Take the container's part out of the pod's annotation: one conditional write.
@@ -131,6 +133,7 @@ class Locked:
             except OSError as error:
                 self._log.warning("the record of grants cannot be written", reason=str(error))
         self._log.warning("grant abandoned", pod=_pod(owner), to=owner.container, reason=reason)
+        granting.tell_refused(self._node, granted, reason)
         if pod := self._node.pods.by_uid(owner.pod_uid):
             self._node.pod_failed(pod)
 
@@ -144,9 +147,10 @@ class Locked:
         asker = await self._node.identity.find(resource, ids, self._node.ledger)
         key = (asker.pod.uid, asker.container.name, resource)
         record = self._node.ledger.get(*key)
-        if record is None or record.ids != ids:
-            record = await self._proved(ask, asker)
-        return self._granted(ask, record, asker)
+        with self._node.explaining(asker.pod):
+            if record is None or record.ids != ids:
+                record = await self._proved(ask, asker)
+            return self._granted(ask, record, asker)
 
     async def started(self, ask: Ask, granted: Granted) -> None:
         """Count the starts of init containers: only so can a later start with the same ids be told
@@ -159,6 +163,10 @@ class Locked:
         record = self._node.ledger.get(owner.pod_uid, owner.container, owner.resource)
         if record is not None and record.init:
             await granting.remember(self._node, replace(record, starts=record.starts + 1))
+
+    def refused(self, granted: Granted, reason: str) -> None:
+        """Told on the pod."""
+        granting.tell_refused(self._node, granted, reason)
 
     async def is_new(self, ask: Ask) -> bool:
         """A pod's directories bear its uid: nobody had them before."""
@@ -195,11 +203,23 @@ class Locked:
             await self._node.news(left)
         if forgotten := await asyncio.to_thread(self._forgotten, ask):
             return forgotten
-        raise RefusalError(
+        refusal = RefusalError(
             f"{ask.plan.resource}: no binding pod found on node {self._node.name}: {why}",
             "no-binding-pod",
             Blame.NODE,
         )
+        if (waiting := self._locked_for()) is not None:
+            # Not failed: whether it is this pod that kubelet asks for is what nobody knows.
+            self._node.tell_pod(waiting, Notice.GRANT_REFUSED, str(refusal))
+        raise refusal
+
+    def _locked_for(self) -> Pod | None:
+        """The pod that the node's lock names."""
+        try:
+            lock = self._node.lock()
+        except AnnotationError:
+            return None
+        return self._node.pods.get(lock.namespace, lock.name) if lock else None
 
     def _look(self, ask: Ask) -> tuple[Next | None, str]:
         try:

@@ -5,6 +5,7 @@ them, kubelet's word, the ledger, and the writes that follow from all of these.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -16,16 +17,22 @@ from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS, VendorKeys
 from deviceplugin.api.hami.nodelock import NodeLock
 from deviceplugin.apiserver.client import JSON_PATCH, NODES, Api, ApiError, Path
+from deviceplugin.apiserver.events import Events, Subject
 from deviceplugin.apiserver.objects import Node, Pod, node
 from deviceplugin.apiserver.pods import Pods
 from deviceplugin.apiserver.reflector import Change, Reflector
 from deviceplugin.kubelet.checkpoint import Checkpoint
 from deviceplugin.kubelet.podresources import PodResources
+from deviceplugin.notices import Notice
+from deviceplugin.refusal import RefusalError
 from deviceplugin.scheduled import patches
 from deviceplugin.scheduled.identity import Identity
 from deviceplugin.scheduled.ledger import Ledger, LedgerError, Record
 from deviceplugin.scheduled.matching import NoGrantError, assignments, emptied, remaining
 from deviceplugin.scheduled.writer import Writer
+
+COMPONENT = "deviceplugin"
+"""Whose events ours are."""
 
 LEDGER_FILE = "grants.json"
 ALLOCATING = "allocating"
@@ -57,6 +64,8 @@ class ScheduledNode:
         self.identity = Identity(self.pods, pod_resources, self.checkpoint)
         self.ledger = Ledger(run_dir / LEDGER_FILE)
         self.writer = Writer()
+        self.events = Events(api, COMPONENT, name)
+        self._told: set[tuple[str, Notice, str]] = set()
         self.deciding = asyncio.Lock()
         """Held from a decision to its entry in the ledger, so that two never take the same room."""
         self.served: dict[str, VendorKeys] = {}
@@ -130,6 +139,51 @@ class ScheduledNode:
             if record.init and record.container in pod.init_ended:
                 continue
             yield record
+
+    # --- what people are told ---
+
+    def tell(self, notice: Notice, message: str, device: str = "") -> None:
+        """Implements `notices.Tell`."""
+        about = Subject.node(self.name, self.node.uid if self.node else "")
+        self.events.say(about, notice, message, warning=notice.warning)
+        if device:
+            holders = {r.pod_uid for r in self.living() if any(s.uuid == device for s in r.shares)}
+            for uid in sorted(holders):
+                if (pod := self.pods.by_uid(uid)) is not None:
+                    self.tell_pod(pod, notice, message)
+
+    def tell_pod(self, pod: Pod, notice: Notice, message: str) -> None:
+        """Tell something on a pod."""
+        about = Subject.pod(pod.namespace, pod.name, pod.uid)
+        self.events.say(about, notice, message, warning=notice.warning)
+
+    def tell_pod_once(self, pod: Pod, notice: Notice, message: str) -> None:
+        """Tell on a pod what is found again and again, and nobody mends while it runs."""
+        key = (pod.uid, notice, message)
+        if key not in self._told:
+            self._told.add(key)
+            self.tell_pod(pod, notice, message)
+
+    def tell_isolation(self, pod_uid: str, container: str, problem: str) -> None:
+        """Tell on a pod that the limits in force are not those of its grant, or, without a
+        `problem`, that they are again.
+        """
+        if (pod := self.pods.by_uid(pod_uid)) is None:
+            return
+        if problem:
+            self.tell_pod(pod, Notice.ISOLATION_LOST, f"container {container}: {problem}")
+        else:
+            message = f"container {container}: the limits that were granted are in force"
+            self.tell_pod(pod, Notice.ISOLATION_RESTORED, message)
+
+    @contextlib.contextmanager
+    def explaining(self, pod: Pod) -> Iterator[None]:
+        """A refusal that comes out of this is told on the pod, too."""
+        try:
+            yield
+        except RefusalError as refusal:
+            self.tell_pod(pod, Notice.GRANT_REFUSED, str(refusal))
+            raise
 
     # --- what follows from a grant ---
 
@@ -278,6 +332,7 @@ class ScheduledNode:
         """Grants of pods that are gone or over leave the ledger."""
         if not self.pods.synced:
             return True
+        self._told = {key for key in self._told if self.pods.by_uid(key[0]) is not None}
         gone = [
             record
             for record in self.ledger

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import stat
@@ -887,7 +888,10 @@ class Daemons:
             self._process.kill()
             self._process.wait()
         for file in self.host.rglob("*.pid"):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+            watched = os.pidfd_open(int(file.read_text()))
+            signal.pidfd_send_signal(watched, signal.SIGKILL)
+            select.select([watched], [], [])  # nobody's child of ours: gone when this says so
+            os.close(watched)
             file.unlink()
 
 
