@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import Held, NodeView, cards_with, node_view
-from deviceplugin.scheduler.nodes import NodeRecord, inventory, moving, withdrawn
+from deviceplugin.scheduler.nodes import NodeRecord, inventory, moving, withdrawal, withdrawn
 from deviceplugin.scheduler.pods import Decided, PodRecord, decided
 from deviceplugin.scheduler.room import Order, Room, room_of
 from deviceplugin.vendor.scheduling import NodeFacts, Obstacle, Reason
@@ -201,6 +201,17 @@ class Cluster:
         """The annotations of a node that cannot be read."""
         node = self._nodes.get(name)
         return node.problems if node else ()
+
+    def withdrawn(self, name: str, words: Iterable[str]) -> str:
+        """Why a node's devices of one of these words are not to be used although it tells of them;
+        empty where they are.
+        """
+        record = self.record(name)
+        if record is None:
+            return ""
+        told = record.facts.annotations
+        found = [self.backends[w] for w in words if self.backends[w].keys.register in told]
+        return next(filter(None, (withdrawal(record, backend) for backend in found)), "")
 
     def view(self, name: str, without: Iterable[str] = ()) -> NodeView | None:
         """A node with everything in use but what the pods with these uids hold; None for a node

@@ -138,7 +138,7 @@ def choose(
             break
     if best is not None:
         return Found(best.placement, best.view, len(obstacles))
-    return Nowhere(MappingProxyType(_reasons(cluster, names, obstacles)))
+    return Nowhere(MappingProxyType(_reasons(cluster, wanted, names, obstacles)))
 
 
 def _passes(obstacle: Obstacle | Reason) -> bool:
@@ -154,13 +154,16 @@ def _lacks(room: Room, needs: Iterable[Need]) -> Obstacle | None:
 
 
 def _reasons(
-    cluster: Cluster, names: Collection[str], obstacles: Mapping[str, Obstacle | Reason]
+    cluster: Cluster,
+    wanted: Request,
+    names: Collection[str],
+    obstacles: Mapping[str, Obstacle | Reason],
 ) -> dict[str, Reason]:
     found: dict[str, Reason] = {}
     for name in names:
         known = obstacles.get(name)
         if known is None:
-            known = Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, name))
+            known = Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, wanted, name))
         found[name] = known if isinstance(known, Reason) else Reason(known)
     return found
 
@@ -170,8 +173,8 @@ def why(
 ) -> Placement | Unfit | Reason:
     """All that speaks against a node, card by card, or the placement that it would give."""
     view = cluster.view(name, (wanted.pod.uid,))
-    if view is None or not view.cards:
-        return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, name))
+    if view is None or not wanted.words <= view.cards.keys():
+        return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, wanted, name))
     found = _place(cluster, wanted, view)
     if isinstance(found, Unfit):
         return found
@@ -187,7 +190,7 @@ def fits_without(cluster: Cluster, wanted: Request, name: str, gone: Collection[
 def _on(cluster: Cluster, wanted: Request, name: str, allowed: Allowed) -> Found | Reason:
     view = cluster.view(name, (wanted.pod.uid,))
     if view is None:
-        return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, name))
+        return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, wanted, name))
     found = _place(cluster, wanted, view)
     if isinstance(found, Unfit):
         return first_reason(found)
@@ -217,12 +220,12 @@ def _is_better(one: Placement, other: Placement, policy: Policy) -> bool:
     return one.score < other.score if policy is Policy.SPREAD else one.score > other.score
 
 
-def _absent(cluster: Cluster, name: str) -> str:
+def _absent(cluster: Cluster, wanted: Request, name: str) -> str:
     if cluster.record(name) is None:
         return "node unregistered"
     if problems := cluster.problems(name):
         return problems[0]
-    return "the node tells of no such device"
+    return cluster.withdrawn(name, sorted(wanted.words)) or "the node tells of no such device"
 
 
 def _policy(pod: PodSpec, key: str, otherwise: Policy) -> Policy:

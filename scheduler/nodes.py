@@ -12,7 +12,7 @@ from deviceplugin.api.node import ALLOCATION, ANNOUNCES, DEFERRED
 from deviceplugin.placement.objects import node_facts
 from deviceplugin.vendor.scheduling import NodeFacts, SchedulingBackend
 
-__all__ = ["NodeRecord", "inventory", "moving", "node_record", "withdrawn"]
+__all__ = ["NodeRecord", "inventory", "moving", "node_record", "withdrawal", "withdrawn"]
 
 NOBODY_READS = frozenset({"kubectl.kubernetes.io/last-applied-configuration"})
 """Annotations as large as the object itself."""
@@ -68,14 +68,23 @@ def moving(backends: Iterable[SchedulingBackend]) -> frozenset[str]:
 
 
 def withdrawn(node: NodeRecord, backend: SchedulingBackend) -> bool:
-    """Whether a word's devices are not to be used although the node tells of them: a scheduler said
-    so in the handshake and no agent has answered since, or, for agents that never answer, kubelet
-    offers none of the resource (hami-scheduler.md 3.4).
+    """Whether a word's devices are not to be used although the node tells of them."""
+    return bool(withdrawal(node, backend))
+
+
+def withdrawal(node: NodeRecord, backend: SchedulingBackend) -> str:
+    """Why a word's devices are not to be used although the node tells of them, empty where they
+    are: a scheduler said so in the handshake and no agent has answered since, or, for agents that
+    never answer, kubelet offers none of the resource (hami-scheduler.md 3.4).
     """
-    keys = backend.keys
+    keys, count = backend.keys, backend.resources.count
     if keys.handshake is None:
-        return False
+        return ""
     if keys.common_word in handshake.SILENT:
-        return node.facts.allocatable.get(backend.resources.count, 0) <= 0
-    found = handshake.decode(node.facts.annotations.get(keys.handshake))
-    return found is not None and found.state is handshake.State.DELETED
+        offers = node.facts.allocatable.get(count, 0)
+        return "" if offers > 0 else f"the node tells of its cards, and kubelet offers no {count}"
+    text = node.facts.annotations.get(keys.handshake)
+    found = handshake.decode(text)
+    if found is None or found.state is not handshake.State.DELETED:
+        return ""
+    return f"no agent answers for {keys.common_word}: {keys.handshake} is {text!r:.80}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from deviceplugin.api.hami import poddevices
 from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.keys import VGPU_NODE
+from deviceplugin.api.hami.keys import VGPU_NODE, WEBHOOK
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.observe import Held, held_of
@@ -32,14 +32,17 @@ Decided = Mapping[str, tuple[Held, ...]]
 
 @dataclass(frozen=True, slots=True)
 class PodRecord:
-    """A pod that was decided about, as the API server tells of it; `decided` reads what it holds.
-    `node` is the one in its annotation, `bound` the one that it is bound to. Of `pod` only that is
-    kept which decisions are read by.
+    """A pod as the API server tells of it; `decided` reads what it holds. `node` is the one that a
+    decision names, empty where nobody has decided yet, `bound` the one that it is bound to,
+    `scheduler` the one that it names; `ignored` says that it has the label by which webhooks are
+    told to leave it alone. Of `pod` only that is kept which decisions are read by.
     """
 
     pod: PodSpec
-    node: str
+    node: str = ""
     bound: str = ""
+    scheduler: str = ""
+    ignored: bool = False
 
     @property
     def uid(self) -> str:
@@ -63,14 +66,27 @@ class PodRecord:
 
 
 def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
-    """A pod from its JSON; None for one that nobody decided about or that has ended. A pod that is
-    being deleted holds its devices until it is gone. Raises `ValueError`.
+    """A pod from its JSON; None for one that has ended, and for one that nobody decided about and
+    that asks for no extended resource. A pod that is being deleted holds its devices until it is
+    gone. Raises `ValueError`.
     """
     metadata, spec, status = item["metadata"], item["spec"], item.get("status") or {}
-    node = (metadata.get("annotations") or {}).get(VGPU_NODE)
-    if not node or status.get("phase") in ENDED:
+    node = str((metadata.get("annotations") or {}).get(VGPU_NODE) or "")
+    if status.get("phase") in ENDED:
         return None
-    return PodRecord(_slim(pod_spec(item)), sys.intern(str(node)), str(spec.get("nodeName") or ""))
+    pod = _slim(pod_spec(item))
+    if not node and not any(
+        container.limits or container.requests
+        for container in (*pod.init_containers, *pod.containers)
+    ):
+        return None
+    return PodRecord(
+        pod,
+        sys.intern(node),
+        sys.intern(str(spec.get("nodeName") or "")),
+        sys.intern(str(spec.get("schedulerName") or "")),
+        (metadata.get("labels") or {}).get(WEBHOOK) == "ignore",
+    )
 
 
 def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError, ...]]:

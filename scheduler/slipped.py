@@ -5,20 +5,17 @@ slipped past once stays so. Pure.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from deviceplugin.api.hami.keys import VGPU_NODE, WEBHOOK
 from deviceplugin.placement.fit import Backends
-from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.request import asks
-from deviceplugin.scheduler.pods import ENDED
+from deviceplugin.scheduler.pods import PodRecord
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.webhook import privileged
 from deviceplugin.vendor.scheduling import PodSpec, RefusedError
 
-__all__ = ["HasDevices", "Sighting", "Slip", "Slipped", "sighting", "slipped"]
+__all__ = ["HasDevices", "Slip", "Slipped", "slipped"]
 
 HasDevices = Callable[[str, frozenset[str]], bool]
 """Whether a node tells of devices of one of these words."""
@@ -38,20 +35,6 @@ class Slip(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """A pod, as far as it takes to see whether a webhook saw it. `decided` is the node that a
-    decision names, `bound` the one that it is on, empty where none; `ignored` says that it carries
-    the label by which webhooks are told to leave it alone.
-    """
-
-    pod: PodSpec
-    scheduler: str = ""
-    bound: str = ""
-    decided: str = ""
-    ignored: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Slipped:
     """A pod that slipped past: how, in figures why, and what to do."""
 
@@ -63,22 +46,8 @@ class Slipped:
     remedy: str
 
 
-def sighting(item: Mapping[str, Any]) -> Sighting | None:
-    """A pod from its JSON; None for one that has ended. Raises `ValueError`."""
-    metadata, spec, status = item["metadata"], item["spec"], item.get("status") or {}
-    if status.get("phase") in ENDED:
-        return None
-    return Sighting(
-        pod_spec(item),
-        str(spec.get("schedulerName") or ""),
-        str(spec.get("nodeName") or ""),
-        str((metadata.get("annotations") or {}).get(VGPU_NODE) or ""),
-        (metadata.get("labels") or {}).get(WEBHOOK) == "ignore",
-    )
-
-
 def slipped(
-    seen: Sighting, settings: SchedulerSettings, backends: Backends, has_devices: HasDevices
+    seen: PodRecord, settings: SchedulerSettings, backends: Backends, has_devices: HasDevices
 ) -> Slipped | None:
     """How a pod slipped past; None for one that did not. Pods that the webhook leaves alone, by
     label or because they name another scheduler on purpose, count only where they are on a node
@@ -97,8 +66,8 @@ def slipped(
         return found(Slip.REFUSED, str(error), f"correct it and create it anew. {_AGAIN}")
     if not words:
         return None
-    if seen.bound and seen.decided != seen.bound and has_devices(seen.bound, words):
-        how = f"a decision for {seen.decided}" if seen.decided else "no decision"
+    if seen.bound and seen.node != seen.bound and has_devices(seen.bound, words):
+        how = f"a decision for {seen.node}" if seen.node else "no decision"
         by = seen.scheduler or "whoever set spec.nodeName"
         return found(
             Slip.NOT_DECIDED,

@@ -52,7 +52,8 @@ class Watching:
 
     def pod(self, namespace: str, name: str) -> PodRecord | None:
         """A pod that was decided about."""
-        return self.pods.objects.get(f"{namespace}/{name}")
+        found = self.pods.objects.get(f"{namespace}/{name}")
+        return found if found is not None and found.node else None
 
     async def run(self) -> None:
         """Follow the cluster until cancelled."""

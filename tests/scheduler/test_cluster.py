@@ -267,6 +267,14 @@ def test_a_node_that_kubelet_offers_nothing_of_is_not_used(backends: Any, make_s
     cluster = Cluster(backends)
     cluster.set_node(record)
     assert cluster.view("a").cards == {}  # type: ignore[union-attr]
+    pod = pod_spec(pod_item("p", 1, 900, 50))
+    asked = request(cluster, pod, Policy.BINPACK, Policy.SPREAD)
+    found = choose(cluster, asked, ["a"])
+    assert isinstance(found, Nowhere)
+    assert found.reasons["a"].detail == (
+        "the node tells of its cards, and kubelet offers no nvidia.com/gpu"
+    )
+    assert why(cluster, asked, "a") == found.reasons["a"]
 
 
 @pytest.mark.parametrize(

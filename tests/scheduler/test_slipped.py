@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from deviceplugin import registry
 from deviceplugin.api.hami.keys import VGPU_NODE, WEBHOOK
+from deviceplugin.scheduler.pods import pod_record
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.settings import SchedulerSettings
-from deviceplugin.scheduler.slipped import Slip, Slipped, sighting, slipped
+from deviceplugin.scheduler.slipped import Slip, Slipped, slipped
 from deviceplugin.scheduler.webhook import Webhook
 from deviceplugin.testing.apiserver.patching import operated
 
@@ -55,7 +56,7 @@ def pod(
 def found(
     item: dict[str, Any], settings: SchedulerSettings = SETTINGS, devices: bool = True
 ) -> Slipped | None:
-    seen = sighting(item)
+    seen = pod_record(item)
     if seen is None:
         return None
     return slipped(seen, settings, BACKENDS, lambda _node, words: devices and words == {"NVIDIA"})
@@ -155,3 +156,7 @@ def apply(item: dict[str, Any], response: dict[str, Any]) -> dict[str, Any]:
         return item
     changed: dict[str, Any] = operated(item, json.loads(base64.b64decode(response["patch"])))
     return changed
+
+
+def test_pods_that_ask_for_nothing_are_not_kept() -> None:
+    assert pod_record(pod(limits={"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "2Mi"})) is None
