@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME
 from deviceplugin.api.hami.pod import BindPhase
-from deviceplugin.apiserver.client import Api, ApiError, Path
+from deviceplugin.apiserver.client import ApiError, Path
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import Held, NodeView, cards_with
 from deviceplugin.scheduler.cluster import Cluster, Holding, read
 from deviceplugin.scheduler.extender import Bind
+from deviceplugin.scheduler.fencing import FencedApi
 from deviceplugin.scheduler.nodelock import LockedError, NodeLocks
 from deviceplugin.scheduler.pods import PodRecord
 
@@ -32,7 +33,7 @@ class NotBoundError(Exception):
 class Binder:
     """Binds pods, as many at a time as are asked for. `pod` finds a decided pod by its name."""
 
-    api: Api
+    api: FencedApi
     cluster: Cluster
     locks: NodeLocks
     pod: Callable[[str, str], PodRecord | None]

@@ -17,8 +17,9 @@ from typing import Any
 from deviceplugin.api.hami import keys, nodelock
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.nodelock import NodeLock
-from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.apiserver.reflector import Reflector
+from deviceplugin.scheduler.fencing import FencedApi
 from deviceplugin.scheduler.nodes import NodeRecord
 from deviceplugin.scheduler.pods import ENDED
 
@@ -37,7 +38,7 @@ class NodeLocks:
 
     def __init__(
         self,
-        api: Api,
+        api: FencedApi,
         nodes: Reflector[NodeRecord],
         timeout: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -13,9 +13,10 @@ from datetime import UTC, datetime
 import structlog
 
 from deviceplugin.api.hami import handshake
-from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.placement.fit import Backends
 from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.fencing import FencedApi
 from deviceplugin.scheduler.nodes import NodeRecord
 
 __all__ = ["Handshakes", "due"]
@@ -52,7 +53,7 @@ class Handshakes:
 
     def __init__(
         self,
-        api: Api,
+        api: FencedApi,
         cluster: Cluster,
         leads: Callable[[], bool],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -14,12 +14,14 @@ from deviceplugin.apiserver.events import Events
 from deviceplugin.placement.fit import Backends
 from deviceplugin.scheduler.binding import Binder
 from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.fencing import FencedApi
+from deviceplugin.scheduler.leadership import Leading
 from deviceplugin.scheduler.metrics import Moment, moment
 from deviceplugin.scheduler.nodelock import NodeLocks
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.registration import Handshakes
 from deviceplugin.scheduler.server import Routes
-from deviceplugin.scheduler.service import ExtenderService, Leading
+from deviceplugin.scheduler.service import ExtenderService
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.watching import Watching
 from deviceplugin.scheduler.webhook import Webhook
@@ -45,14 +47,15 @@ class Scheduler:
         self.quotas = Quotas(by_word)
         self.cluster = Cluster(by_word, self.quotas.moved)
         self.watching = Watching(api, self.cluster, self.quotas, settings.node_labels)
-        self.locks = NodeLocks(api, self.watching.nodes, settings.lock_timeout)
+        fenced = FencedApi(api, leading)
+        self.locks = NodeLocks(fenced, self.watching.nodes, settings.lock_timeout)
         self.events = Events(api, settings.name)
         self.leading = leading
         self.webhook = Webhook(settings, by_word, self.quotas)
-        binder = Binder(api, self.cluster, self.locks, self.watching.pod, leading.is_leader)
+        binder = Binder(fenced, self.cluster, self.locks, self.watching.pod, leading.is_leader)
         self.service = ExtenderService(
             settings,
-            api,
+            fenced,
             self.cluster,
             binder,
             self.events,
@@ -60,7 +63,7 @@ class Scheduler:
             self.quotas,
             lambda: self.watching.synced,
         )
-        self._handshakes = Handshakes(api, self.cluster, leading.is_leader)
+        self._handshakes = Handshakes(fenced, self.cluster, leading.is_leader)
 
     def serve(self, backends: Iterable[SchedulingBackend]) -> None:
         """Decide by these backends from now on: the cluster, the quotas and the webhook change

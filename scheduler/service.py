@@ -6,16 +6,15 @@ never give away the same thing; only then is it written to the pod.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import VGPU_NODE
-from deviceplugin.apiserver.client import MERGE_PATCH, Api, ApiError, Path
+from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.apiserver.events import Events, Subject
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.write import decision
@@ -29,49 +28,18 @@ from deviceplugin.scheduler.events import (
     FILTERING_FAILED,
     FILTERING_SUCCEED,
 )
+from deviceplugin.scheduler.fencing import FencedApi
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
+from deviceplugin.scheduler.leadership import Leading
 from deviceplugin.scheduler.nodes import node_record
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.vendor.scheduling import PodSpec, Reason
 
-__all__ = ["Alone", "ExtenderService", "Leading"]
+__all__ = ["ExtenderService"]
 
 MOST_NAMED = 20
 """Nodes that an event names for one reason."""
-
-
-class Leading(Protocol):
-    """Whether this replica decides."""
-
-    def is_leader(self) -> bool:
-        """At this instant."""
-
-    @property
-    def holder(self) -> str:
-        """Who does, for people."""
-
-    @property
-    def term(self) -> int:
-        """Another number whenever somebody else took over."""
-
-    async def run(self) -> None:
-        """Keep it known until cancelled."""
-
-
-class Alone:
-    """The only replica: no election."""
-
-    holder = "this replica"
-    term = 0
-
-    def is_leader(self) -> bool:
-        """Always."""
-        return True
-
-    async def run(self) -> None:
-        """There is nothing to keep."""
-        await asyncio.Event().wait()
 
 
 @dataclass(slots=True)
@@ -81,7 +49,7 @@ class ExtenderService:
     """
 
     settings: SchedulerSettings
-    api: Api
+    api: FencedApi
     cluster: Cluster
     binder: Binder
     events: Events
@@ -91,7 +59,7 @@ class ExtenderService:
     clock_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _term: int = field(default=0, init=False)
+    _term: Hashable = field(default=0, init=False)
 
     # --- filter -----------------------------------------------------------------------------------
 

@@ -161,9 +161,13 @@ class Api:
         # Its own, so that a server that is slow to answer keeps nobody from files and devices.
         self._threads = ThreadPoolExecutor(at_once, "API request")
 
-    async def get(self, path: Path, **query: str) -> dict[str, Any]:
-        """One object, or one page of a collection."""
-        return await self._off_loop(partial(self.call, "GET", path, query=query))
+    async def get(
+        self, path: Path, query: Mapping[str, str] | None = None, within: float | None = None
+    ) -> dict[str, Any]:
+        """One object, or one page of a collection; `within` as in `create`."""
+        return await self._off_loop(
+            partial(self.call, "GET", path, query=query, until=_until(within))
+        )
 
     async def patch(
         self, path: Path, body: object, content_type: str, within: float | None = None

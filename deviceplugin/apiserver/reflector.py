@@ -134,7 +134,7 @@ class Reflector(Generic[T]):
         given again. Raises `ApiError`.
         """
         # Without a version a list is never older than the request for it; the watch may be.
-        page = await self._api.get(self._path, limit="1", **self._selector)
+        page = await self._api.get(self._path, {"limit": "1", **self._selector})
         version = _version(page)
         if not version.isdecimal():
             raise ApiError(f"LIST {self._path}: version {version!r:.40} is no number")

@@ -17,8 +17,7 @@ import click
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
-    from deviceplugin.apiserver.client import Api
-    from deviceplugin.scheduler.service import Leading
+    from deviceplugin.scheduler.leadership import Leading
     from deviceplugin.vendor.scheduling import SchedulingBackend
 
 IGNORED = (
@@ -38,6 +37,8 @@ Switches may be given alone or with ``=true`` and ``=false``, as its chart does.
 SWITCH: Mapping[str, Any] = {"is_flag": False, "flag_value": True, "type": click.BOOL}
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 REQUESTS_AT_ONCE = 32
+LEASE_REQUESTS = 2
+"""One more than is waited for: the one before may still be without an answer."""
 SCRAPE_SECONDS = 10.0
 
 
@@ -304,15 +305,17 @@ def _unique(backends: Iterable[SchedulingBackend]) -> Iterable[SchedulingBackend
             yield backend
 
 
-def _leading(given: Given, api: Api) -> Leading:
+def _leading(given: Given) -> Leading:
     import socket
     import uuid
 
-    from deviceplugin.scheduler.leadership import Elected, Followed
-    from deviceplugin.scheduler.service import Alone
+    from deviceplugin.apiserver.client import Api, official_client
+    from deviceplugin.scheduler.leadership import Alone, Elected, Followed
 
     if not given.leader_elect:
         return Alone()
+    # Its own, so that a lease never waits behind what is decided.
+    api = Api(lambda: official_client(LEASE_REQUESTS), LEASE_REQUESTS)
     hostname, name = socket.gethostname(), given.lease_name or given.scheduler_name
     if given.lease_mode == "follow":
         return Followed(api, given.lease_namespace, name, hostname)
@@ -355,7 +358,7 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
         agents=frozenset(given.agents),
     )
     api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
-    running = Scheduler(settings, backends, api, _leading(given, api))
+    running = Scheduler(settings, backends, api, _leading(given))
     registry = CollectorRegistry()
     seconds = Latencies(registry).seconds
     server = Server(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deviceplugin.apiserver.client import Api, Path
+from deviceplugin.scheduler.leadership import Alone
 from deviceplugin.scheduler.run import Scheduler
-from deviceplugin.scheduler.service import Alone
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.vendor.scheduling import SchedulingBackend
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from deviceplugin.api.hami.keys import NVIDIA_REGISTER
 from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.api.node import ALLOCATION
 from deviceplugin.apiserver.client import Api
+from deviceplugin.scheduler.leadership import Alone, Leading
 from deviceplugin.scheduler.run import Scheduler
 from deviceplugin.scheduler.server import Server
-from deviceplugin.scheduler.service import Alone, Leading
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.testing.apiserver import ApiServer
 from deviceplugin.vendor.scheduling import SchedulingBackend
@@ -75,6 +76,22 @@ def gpu_pod(
 def nvidia() -> tuple[SchedulingBackend, ...]:
     """NVIDIA's scheduling half."""
     return registry.load_scheduling(registry.load().vendors["nvidia"], {})
+
+
+class Given:
+    """Leadership as a test says: for so many more seconds, whenever somebody asks."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self.seconds, self.term, self.holder = seconds, 0, "replica-b"
+
+    def left(self) -> float:
+        return self.seconds
+
+    def is_leader(self) -> bool:
+        return self.seconds > 0
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
 
 
 class Bench:
@@ -168,12 +185,13 @@ async def _ended(task: asyncio.Task[None]) -> None:
 
 @pytest.fixture
 def make() -> Any:
-    """The makers of nodes, pods and backends, as attributes."""
+    """The makers of nodes, pods, backends and leadership, as attributes."""
 
     class Make:
         node = staticmethod(gpu_node)
         pod = staticmethod(gpu_pod)
         nvidia = staticmethod(nvidia)
+        leading = Given
 
     return Make
 

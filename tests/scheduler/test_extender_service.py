@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -255,23 +256,10 @@ async def test_a_binding_that_fails_gives_the_lock_back(bench: Any, make: Any) -
     assert list(made.cluster.holdings()) == []
 
 
-class Given:
-    """Leadership as a test says."""
-
-    def __init__(self, *, leads: bool) -> None:
-        self.leads, self.term, self.holder = leads, 0, "replica-b"
-
-    def is_leader(self) -> bool:
-        return self.leads
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-
 async def test_who_does_not_lead_says_who_does(bench: Any, make: Any) -> None:
     bench.server.create("nodes", make.node("a"))
     bench.server.create("pods", make.pod("p"))
-    _, address = await bench.scheduler(leading=Given(leads=False))
+    _, address = await bench.scheduler(leading=make.leading(0))
     answer = await bench.filter(address, "p", ["a"])
     assert "replica-b" in answer["Error"]
     assert "replica-b" in await bench.bind(address, "p", "a")
@@ -283,16 +271,16 @@ async def test_what_was_placed_and_not_bound_is_forgotten_once_another_has_led(
     bench.server.create("nodes", make.node("a", cards=1))
     for name in ("p", "q"):
         bench.server.create("pods", make.pod(name, memory=10000))
-    first, second = Given(leads=True), Given(leads=False)
+    first, second = make.leading(), make.leading(0)
     one, here = await bench.scheduler(leading=first)
     _, there = await bench.scheduler(leading=second)
     assert (await bench.filter(here, "p", ["a"]))["NodeNames"] == ["a"]
     assert (await bench.filter(here, "q", ["a"]))["NodeNames"] is None
     # The other leads, gives the card to q, and p is not bound before this one leads again.
-    first.leads, second.leads, second.term = False, True, 1
+    first.seconds, second.seconds, second.term = 0, math.inf, 1
     assert (await bench.filter(there, "q", ["a"]))["NodeNames"] == ["a"]
     assert await bench.bind(there, "q", "a") == ""
-    first.leads, second.leads, first.term = True, False, 2
+    first.seconds, second.seconds, first.term = math.inf, 0, 2
     await bench.until(lambda: len(list(one.cluster.holdings())) == 2)
     assert "given away meanwhile" in await bench.bind(here, "p", "a")
     assert [holding.name for holding in one.cluster.holdings()] == ["q"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from deviceplugin.apiserver.client import ApiError
 from deviceplugin.scheduler.leadership import Elected, Followed, Timing
 
 SHORT = Timing(lease=1.0, renew=0.6, retry=0.1)
@@ -48,6 +49,16 @@ async def running(part: Any) -> AsyncIterator[Any]:
             await task
 
 
+def followed(bench: Any, clock: Callable[[], float], look: float = 1.0) -> Followed:
+    return Followed(bench.api(), "kube-system", "hami-scheduler", "node-1", clock, look)
+
+
+def renewed(bench: Any, when: int, **spec: Any) -> None:
+    """As kube-scheduler does, every two seconds."""
+    spec = {"renewTime": f"2026-01-01T00:00:{when:02}.000000Z", **spec}
+    bench.server.patch("leases", "hami-scheduler", {"spec": spec}, "kube-system")
+
+
 @pytest.mark.parametrize(
     ("holder", "leads"),
     [
@@ -59,39 +70,86 @@ async def running(part: Any) -> AsyncIterator[Any]:
     ],
 )
 async def test_the_holder_is_known_by_its_whole_name(bench: Any, holder: str, leads: bool) -> None:
-    followed = Followed(bench.api(), "kube-system", "hami-scheduler", "node-1")
-    bench.server.create("leases", lease(holder))
-    async with running(followed):
-        await bench.until(lambda: followed.term == 3)
-        assert followed.is_leader() is leads
-        assert followed.holder == (holder or "nobody")
+    leading = followed(bench, Clock())
+    bench.server.create("leases", lease("node-2_1"))
+    await leading.look()
+    assert leading.holder == "node-2_1"
+    renewed(bench, 10, holderIdentity=holder)
+    await leading.look()
+    assert leading.is_leader() is leads
+    assert leading.holder == (holder or "nobody")
 
 
-async def test_a_lease_that_is_not_renewed_runs_out_by_our_own_clock(bench: Any) -> None:
+async def test_a_renewal_counts_from_before_it_was(bench: Any) -> None:
+    """Others may take over so long after they saw it, which is after it was."""
     clock = Clock()
-    followed = Followed(bench.api(), "kube-system", "hami-scheduler", "node-1", clock)
+    leading = followed(bench, clock)
     bench.server.create("leases", lease("node-1_x"))
-    async with running(followed):
-        await bench.until(followed.is_leader)
-        clock.now += 14.9
-        assert followed.is_leader()
-        clock.now += 0.2
-        assert not followed.is_leader()
-        spec = {"spec": {"renewTime": "2026-01-01T00:00:02.000000Z"}}
-        bench.server.patch("leases", "hami-scheduler", spec, "kube-system")
-        await bench.until(followed.is_leader)
-        clock.now += 14.9
-        labels = {"metadata": {"labels": {"touched": "yes"}}}
-        version = followed._record.version if followed._record else ""
-        bench.server.patch("leases", "hami-scheduler", labels, "kube-system")
-        await bench.until(lambda: followed._record and followed._record.version != version)
-        clock.now += 0.2
-        assert not followed.is_leader()  # a change is no renewal
-        spec = {"spec": {"renewTime": "2026-01-01T00:00:03.000000Z"}}
-        bench.server.patch("leases", "hami-scheduler", spec, "kube-system")
-        await bench.until(followed.is_leader)
+    await leading.look()
+    assert not leading.is_leader()  # it may have been renewed long ago
+    clock.now += 1
+    renewed(bench, 10)
+    await leading.look()
+    assert leading.left() == 14
+    clock.now += 5
+    renewed(bench, 12)
+    clock.now += 5  # nobody looked for long: renewed at some time since the look before
+    await leading.look()
+    assert leading.left() == 5
+    clock.now += 4.9
+    assert leading.is_leader()
+    clock.now += 0.2
+    assert not leading.is_leader()
+
+
+async def test_a_lease_that_changes_without_a_renewal_runs_out(bench: Any) -> None:
+    clock = Clock()
+    leading = followed(bench, clock)
+    bench.server.create("leases", lease("node-1_x"))
+    await leading.look()
+    renewed(bench, 10)
+    await leading.look()
+    assert leading.left() == 15
+    clock.now += 14.9
+    labels = {"metadata": {"labels": {"touched": "yes"}}}
+    bench.server.patch("leases", "hami-scheduler", labels, "kube-system")
+    await leading.look()
+    clock.now += 0.2
+    assert not leading.is_leader()
+
+
+async def test_who_follows_sees_a_lease_that_is_given_back_or_deleted(bench: Any) -> None:
+    leading = followed(bench, Clock(), look=0.02)
+    bench.server.create("leases", lease("node-1_x"))
+    async with running(leading):
+        await bench.until(lambda: leading.holder == "node-1_x")
+        before = leading.term
+        renewed(bench, 10)
+        await bench.until(leading.is_leader)
+        assert leading.term == before
+        renewed(bench, 12, holderIdentity="")
+        await bench.until(lambda: not leading.is_leader())
+        renewed(bench, 14, holderIdentity="node-1_y", leaseTransitions=4)
+        await bench.until(leading.is_leader)
+        assert leading.term != before
         bench.server.delete("leases", "hami-scheduler", "kube-system")
-        await bench.until(lambda: not followed.is_leader())
+        await bench.until(lambda: not leading.is_leader())
+
+
+async def test_who_follows_and_hears_nothing_ceases_to_lead(bench: Any) -> None:
+    clock = Clock()
+    leading = followed(bench, clock)
+    bench.server.create("leases", lease("node-1_x"))
+    await leading.look()
+    renewed(bench, 10)
+    await leading.look()
+    bench.server.stop()
+    clock.now += 14.9
+    with pytest.raises(ApiError):
+        await leading.look()
+    assert leading.is_leader()
+    clock.now += 0.2
+    assert not leading.is_leader()
 
 
 async def test_of_two_replicas_one_leads_and_the_other_follows_when_it_ends(bench: Any) -> None:
@@ -108,7 +166,7 @@ async def test_of_two_replicas_one_leads_and_the_other_follows_when_it_ends(benc
             term = leader.term
             await bench.until(lambda: second.holder == first.holder)
         await bench.until(second.is_leader)
-        assert second.term >= term
+        assert (second.term == term) is (leader is second)
 
 
 async def test_who_gives_the_lease_back_is_followed_before_it_would_have_run_out(
@@ -179,7 +237,30 @@ async def test_another_waits_for_the_whole_lease_by_its_own_clock(bench: Any) ->
     clock.now += 0.2
     await elected._round()
     assert elected.is_leader()
-    assert elected.term == 4
+    assert bench.server.get("leases", "ours", "kube-system")["spec"]["leaseTransitions"] == 4
+
+
+async def test_a_lease_that_is_deleted_under_its_holder_is_not_taken_before_it_would_run_out(
+    bench: Any,
+) -> None:
+    clock = Clock()
+    first, second = (
+        Elected(bench.api(), "kube-system", "ours", name, Timing(15, 10, 2), clock)
+        for name in ("one", "two")
+    )
+    await first._round()
+    await second._round()
+    term = first.term
+    bench.server.delete("leases", "ours", "kube-system")
+    clock.now += 9
+    await second._round()
+    assert first.is_leader()
+    assert not second.is_leader()
+    clock.now += 6.1
+    assert not first.is_leader()
+    await second._round()
+    assert second.is_leader()
+    assert second.term != term
 
 
 async def test_of_two_that_take_a_free_lease_at_once_one_gets_it(bench: Any) -> None:
