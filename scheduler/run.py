@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -27,9 +27,19 @@ from deviceplugin.scheduler.watching import Watching
 from deviceplugin.scheduler.webhook import Webhook
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
-__all__ = ["Scheduler"]
+__all__ = ["Beside", "Scheduler"]
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
+
+
+class Beside(Protocol):
+    """What has to run, and to be well, beside the cluster: the server's certificate."""
+
+    def blockers(self) -> Mapping[str, str]:
+        """Why this replica cannot be talked to, by name."""
+
+    async def run(self) -> None:
+        """Keep it well until cancelled."""
 
 
 class Scheduler:
@@ -41,8 +51,10 @@ class Scheduler:
         backends: Iterable[SchedulingBackend],
         api: Api,
         leading: Leading,
+        certificate: Beside | None = None,
     ) -> None:
         self.settings = settings
+        self._certificate = certificate
         by_word = _by_word(backends)
         self.quotas = Quotas(by_word)
         self.cluster = Cluster(by_word, self.quotas.moved)
@@ -102,7 +114,8 @@ class Scheduler:
 
     def blockers(self) -> Mapping[str, str]:
         """Why this replica is not ready, by name. Followers are ready: they serve the webhook."""
-        return {} if self.watching.synced else {"cluster": "not seen whole yet"}
+        found = {} if self.watching.synced else {"cluster": "not seen whole yet"}
+        return {**found, **(self._certificate.blockers() if self._certificate else {})}
 
     async def run(self) -> None:
         """Until cancelled; a part that ends is started again."""
@@ -111,6 +124,8 @@ class Scheduler:
             group.create_task(_again("events", self.events.run))
             group.create_task(_again("handshakes", self._handshakes.run))
             group.create_task(_again("leadership", self.leading.run))
+            if self._certificate is not None:
+                group.create_task(_again("certificate", self._certificate.run))
 
 
 def _by_word(backends: Iterable[SchedulingBackend]) -> Backends:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deviceplugin.cli.certificates import CertificateFlags, certificate_options, source
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ class Given:
     """The command's flags."""
 
     listen: str
-    cert_file: str
-    key_file: str
+    certificate: CertificateFlags
     scheduler_name: str
     node_policy: str
     card_policy: str
@@ -112,8 +112,7 @@ class Given:
     show_default=True,
     help="Where filter, bind and preempt are answered.",
 )
-@click.option("--cert_file", default="", help="PEM certificate; with --key_file it is HTTPS.")
-@click.option("--key_file", default="", help="PEM key of the certificate.")
+@certificate_options
 @click.option(
     "--scheduler-name",
     default="hami-scheduler",
@@ -239,9 +238,10 @@ def scheduler(**values: Any) -> None:
     usage.
     """
     from deviceplugin.log import setup
+    from deviceplugin.scheduler.certificates.pair import CertificateError
 
     ignored = {key: values.pop(key) for key in list(values) if key.startswith("ignored_")}
-    given = Given(**values)
+    given = Given(certificate=CertificateFlags.taken_from(values), **values)
     if given.leader_elect and not given.lease_namespace:
         raise click.UsageError(
             "--leader-elect needs to know where the Lease is: give "
@@ -253,7 +253,7 @@ def scheduler(**values: Any) -> None:
         asyncio.run(
             _serve(given, backends, [key for key, value in ignored.items() if value is not None])
         )
-    except OSError as error:
+    except (OSError, CertificateError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
@@ -323,8 +323,6 @@ def _leading(given: Given) -> Leading:
 
 
 async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored: list[str]) -> None:
-    import ssl
-
     import structlog
     from prometheus_client import CollectorRegistry
 
@@ -342,11 +340,6 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
     for name in ignored:
         flag = name.removeprefix("ignored_").replace("_", "-")
         log.warning("a flag of HAMi's scheduler has no meaning here", flag=flag)
-    tls = None
-    if given.cert_file and given.key_file:
-        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        tls.minimum_version = ssl.TLSVersion.TLSv1_2
-        tls.load_cert_chain(given.cert_file, given.key_file)
     settings = SchedulerSettings(
         name=given.scheduler_name,
         node_policy=Policy(given.node_policy),
@@ -358,8 +351,13 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
         agents=frozenset(given.agents),
     )
     api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
-    running = Scheduler(settings, backends, api, _leading(given))
     registry = CollectorRegistry()
+    tls = source(given.certificate, api)
+    if tls is not None:
+        registry.register(tls.metrics)
+    running = Scheduler(
+        settings, backends, api, _leading(given), tls.keeper if tls is not None else None
+    )
     seconds = Latencies(registry).seconds
     server = Server(
         running.routes(),
@@ -376,7 +374,7 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
         return asyncio.run_coroutine_threadsafe(now(), loop).result(SCRAPE_SECONDS)
 
     registry.register(SchedulerMetrics(scraped, Names(given.metric_names)))
-    await server.start(given.listen, tls)
+    await server.start(given.listen, tls.serving.context if tls is not None else None)
     log.info("answering", address=":".join(map(str, server.address)), tls=tls is not None)
     metrics = None
     if given.metrics_listen:

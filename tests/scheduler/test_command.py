@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from deviceplugin.apiserver.client import Path as ApiPath
 from deviceplugin.cli.main import cli
 
 CHART = (
@@ -139,9 +140,55 @@ async def test_of_replicas_with_a_lease_of_their_own_one_places_and_the_next_goe
             assert await second.stop() == 0
 
 
+def webhook(process: Process) -> dict[str, Any]:
+    """As it is applied: whom to trust is left open."""
+    return {
+        "metadata": {"name": "ours"},
+        "webhooks": [
+            {
+                "name": "pods.ours.dev",
+                "clientConfig": {"url": f"{process.address.replace('http:', 'https:')}/webhook"},
+                "rules": [{"operations": ["CREATE"], "apiGroups": [""], "resources": ["pods"]}],
+                "sideEffects": "None",
+            }
+        ],
+    }
+
+
+async def test_it_issues_its_certificate_and_the_api_server_calls_it_over_tls(
+    bench: Any, make: Any, tmp_path: Path
+) -> None:
+    flags = (
+        *("--metrics-bind-address=", "--tls-secret=ours-tls", "--tls-secret-namespace=sched"),
+        *("--tls-host=ours.sched.svc", "--mutating-webhook=ours"),
+    )
+    async with started(bench.server.kubeconfig(tmp_path / "config"), *flags) as process:
+        bench.server.create("mutatingwebhookconfigurations", webhook(process))
+
+        def trusts() -> object:
+            found = bench.server.get("mutatingwebhookconfigurations", "ours")
+            return found["webhooks"][0]["clientConfig"].get("caBundle")
+
+        await bench.until(trusts, SECONDS)
+        assert bench.server.get("secrets", "ours-tls", "sched")["data"].keys() == {
+            *("ca.crt", "ca.key", "tls.crt", "tls.key")
+        }
+        pod = make.pod("p")
+        pod["spec"]["schedulerName"] = "default-scheduler"
+        path = ApiPath("/api/v1/namespaces/default/pods", {})
+        stored = await bench.api().create(path, pod)
+        assert stored["spec"]["schedulerName"] == "hami-scheduler"
+        assert await process.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "remedy"),
     [
+        (["--cert_file=a"], "given together"),
+        (["--cert_file=a", "--key_file=b", "--tls-secret=c"], "give one of them"),
+        (["--tls-secret=c"], "--tls-secret-namespace, or POD_NAMESPACE"),
+        (["--mutating-webhook=c"], "give --tls-secret, or see to the caBundle yourself"),
+        (["--tls-host=A_b"], "no host name in lower case"),
         (["--leader-elect"], "--leader-elect-resource-namespace"),
         (["--leader-elect=perhaps"], "not a valid boolean"),
         (["--node-lock-timeout=soon"], "write 5m"),
@@ -152,3 +199,12 @@ def test_flags_that_cannot_work_are_refused_with_a_remedy(flags: list[str], reme
     done = CliRunner().invoke(cli, ["scheduler", *flags], env={"POD_NAMESPACE": None})
     assert done.exit_code == 2
     assert remedy in " ".join(done.output.split())
+
+
+def test_files_that_hold_no_certificate_are_refused_at_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "tls.crt"
+    file.write_text("none")
+    flags = [f"--cert_file={file}", f"--key_file={file}", "--metrics-bind-address="]
+    done = CliRunner().invoke(cli, ["scheduler", *flags])
+    assert done.exit_code == 1
+    assert f"error: {file} holds no certificate in PEM" in done.output

@@ -1,0 +1,169 @@
+"""The flags that say where the scheduler's certificate comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from deviceplugin.apiserver.client import Api
+    from deviceplugin.scheduler.certificates.metrics import CertificateMetrics
+    from deviceplugin.scheduler.certificates.serving import Serving
+    from deviceplugin.scheduler.run import Beside
+
+__all__ = ["CertificateFlags", "Source", "certificate_options", "source"]
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
+ALWAYS = ("127.0.0.1", "::1", "localhost")
+"""kube-scheduler in the same pod, and whoever looks at the process from beside it."""
+
+
+class Host(click.ParamType[str]):
+    """A host name in lower case, or an address."""
+
+    name = "host"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """As certificates name it."""
+        text = str(value)
+        try:
+            return str(ip_address(text))
+        except ValueError:
+            if len(text) > 253 or not HOST.fullmatch(text):
+                self.fail(f"{text!r} is no host name in lower case and no address", param, ctx)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFlags:
+    """As given."""
+
+    cert_file: str
+    key_file: str
+    tls_secret: str
+    tls_secret_namespace: str
+    tls_hosts: tuple[str, ...]
+    mutating: tuple[str, ...]
+    validating: tuple[str, ...]
+
+    @staticmethod
+    def taken_from(values: dict[str, Any]) -> CertificateFlags:
+        """Of a command's values, which are left with the others. Raises `click.UsageError` for
+        flags that do not go together.
+        """
+        given = CertificateFlags(**{f.name: values.pop(f.name) for f in fields(CertificateFlags)})
+        if bool(given.cert_file) != bool(given.key_file):
+            raise click.UsageError("--cert_file and --key_file are given together or not at all")
+        if given.cert_file and given.tls_secret:
+            raise click.UsageError(
+                "--cert_file serves a certificate that somebody else renews, --tls-secret one that "
+                "is issued here: give one of them"
+            )
+        if given.tls_secret and not given.tls_secret_namespace:
+            raise click.UsageError(
+                "--tls-secret needs to know where the Secret is: give --tls-secret-namespace, or "
+                "POD_NAMESPACE in the environment"
+            )
+        if (given.mutating or given.validating or given.tls_hosts) and not given.tls_secret:
+            raise click.UsageError(
+                "--tls-host, --mutating-webhook and --validating-webhook belong to a certificate "
+                "that is issued here: give --tls-secret, or see to the caBundle yourself"
+            )
+        return given
+
+
+def certificate_options(command: C) -> C:
+    """Adds the flags to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+_OPTIONS = (
+    click.option(
+        "--cert_file",
+        default="",
+        help="PEM certificate that somebody else renews; read again whenever it changes.",
+    ),
+    click.option("--key_file", default="", help="PEM key of the certificate."),
+    click.option(
+        "--tls-secret",
+        default="",
+        help="Issue and renew the certificate here and keep it in this Secret, which all replicas "
+        "share, in place of --cert_file. Without either it is plain HTTP.",
+    ),
+    click.option(
+        "--tls-secret-namespace",
+        default="",
+        envvar="POD_NAMESPACE",
+        show_envvar=True,
+        help="Its namespace.",
+    ),
+    click.option(
+        "--tls-host",
+        "tls_hosts",
+        multiple=True,
+        type=Host(),
+        help="A host name or address that the certificate is for, beside those of loopback: "
+        "SERVICE.NAMESPACE.svc; repeatable.",
+    ),
+    click.option(
+        "--mutating-webhook",
+        "mutating",
+        multiple=True,
+        help="A MutatingWebhookConfiguration whose caBundle is kept; repeatable.",
+    ),
+    click.option(
+        "--validating-webhook",
+        "validating",
+        multiple=True,
+        help="A ValidatingWebhookConfiguration whose caBundle is kept; repeatable.",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the certificate comes from, what is served of it, and its metrics."""
+
+    keeper: Beside
+    serving: Serving
+    metrics: CertificateMetrics
+
+
+def source(given: CertificateFlags, api: Api) -> Source | None:
+    """None for plain HTTP. Raises `CertificateError` for files that cannot be used."""
+    from deviceplugin.scheduler.certificates.files import CertificateFiles
+    from deviceplugin.scheduler.certificates.issued import IssuedCertificate
+    from deviceplugin.scheduler.certificates.metrics import CertificateMetrics
+    from deviceplugin.scheduler.certificates.publishing import MUTATING, VALIDATING, Configuration
+    from deviceplugin.scheduler.certificates.serving import Serving
+
+    if given.cert_file:
+        serving = Serving()
+        files = CertificateFiles(Path(given.cert_file), Path(given.key_file), serving)
+        files.load()
+        return Source(files, serving, CertificateMetrics(serving))
+    if not given.tls_secret:
+        return None
+    serving = Serving(f"Secret {given.tls_secret} was not read yet")
+    issued = IssuedCertificate(
+        api,
+        given.tls_secret_namespace,
+        given.tls_secret,
+        (*ALWAYS, *given.tls_hosts),
+        (
+            *(Configuration(MUTATING, name) for name in given.mutating),
+            *(Configuration(VALIDATING, name) for name in given.validating),
+        ),
+        serving,
+    )
+    return Source(issued, serving, CertificateMetrics(serving, issued))
