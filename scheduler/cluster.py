@@ -252,13 +252,15 @@ class Cluster:
         return found
 
     def drift(self, name: str) -> bool:
-        """Whether what is kept of a node differs from what everything says when it is counted anew;
-        if so it is set right.
+        """Whether what is kept of a node differs from what it says and its pods hold when that is
+        counted anew; if so it is set right. It costs with the node's pods: those that should be
+        among them and are not are found by `uncounted`.
         """
         node = self._nodes.get(name)
         if node is None:
             return False
-        found = {h.uid: h for h in self.holdings() if h.node == name}
+        held = map(self.holding, node.holdings)
+        found = {h.uid: h for h in held if h is not None and h.node == name}
         same = found == node.holdings
         if node.bare is not None and node.told is not None and same:
             served = [b for w, b in self.backends.items() if w in node.words]
@@ -272,6 +274,18 @@ class Cluster:
             node.holdings = found
             self._touch(name)
         return not same
+
+    def uncounted(self, uid: str) -> bool:
+        """Whether what a pod holds is missing on its node; if so it counts from now on."""
+        found = self.holding(uid)
+        if found is None:
+            return False
+        node = self._nodes.setdefault(found.node, _Node())
+        if node.holdings.get(uid) == found:
+            return False
+        node.holdings[uid] = found
+        self._touch(found.node)
+        return True
 
     # --- how it is kept --------------------------------------------------------------------------
 

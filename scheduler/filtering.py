@@ -13,6 +13,7 @@ from types import MappingProxyType
 from deviceplugin.api.hami.keys import DEVICE_POLICY, NODE_POLICY
 from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.observe import NodeView
+from deviceplugin.placement.presence import scores
 from deviceplugin.placement.request import Ask, asks
 from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.room import Need, Room
@@ -21,7 +22,6 @@ from deviceplugin.vendor.scheduling import (
     PodSpec,
     Policy,
     Reason,
-    Scorer,
     Unfit,
 )
 
@@ -110,7 +110,7 @@ def choose(
 ) -> Found | Nowhere:
     """The best of the candidates. What the pod itself holds does not stand in its way."""
     names = candidates if isinstance(candidates, frozenset) else frozenset(candidates)
-    scored = any(isinstance(cluster.backends[word], Scorer) for word in wanted.words)
+    scored = any(scores(cluster.backends[word]) for word in wanted.words)
     holding = cluster.holding(wanted.pod.uid)
     mine = holding.node if holding else ""
     needs = [Need.of(demand) for ask in wanted.asks for demand in ask.demands.values()]

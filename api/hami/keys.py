@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -113,6 +114,7 @@ class VendorKeys:
         return (self.allocated, *filter(None, (self.to_allocate,)), *self.others)
 
 
+@cache
 def ascend(word: str) -> VendorKeys:
     """The keys of one of Ascend's chips, ``Ascend910B4`` for example (ascend-and-mock.md A.3.2)."""
     return VendorKeys(
@@ -131,6 +133,7 @@ def ascend(word: str) -> VendorKeys:
     )
 
 
+@cache
 def iluvatar(word: str) -> VendorKeys:
     """The keys of one of Iluvatar's chips, ``MR-V100`` for example
     (metax-iluvatar-kunlunxin-hygon.md 0.1, 2.1).

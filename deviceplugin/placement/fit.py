@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from deviceplugin.placement.observe import NodeView
+from deviceplugin.placement.presence import chooses, judges, scores
 from deviceplugin.placement.rank import node_score, ranked
 from deviceplugin.placement.request import Ask
 from deviceplugin.placement.rules import Selectors, check, selectors
 from deviceplugin.vendor.scheduling import (
     Card,
-    Chooser,
     ContainerDevice,
     ContainerSpec,
     Demand,
-    Judge,
     Obstacle,
     PodSpec,
     Policy,
     Reason,
     SchedulingBackend,
-    Scorer,
     Tenant,
     Unfit,
     taken,
@@ -94,12 +92,11 @@ def _container(
     policy: Policy,
 ) -> Devices | Unfit:
     cards = view.cards.get(demand.word, ())
-    chooses = isinstance(backend, Chooser)
 
     def unfit(*reasons: Reason) -> Unfit:
         return Unfit(container.name, demand.word, len(cards), reasons)
 
-    if demand.count > len(cards) and not (cards and chooses):
+    if demand.count > len(cards) and not (cards and chooses(backend)):
         detail = f"asks {demand.count} cards, the node has {len(cards)}"
         return unfit(Reason(Obstacle.TOO_FEW_CARDS, "", detail))
     order = ranked(cards, demand, policy)
@@ -107,7 +104,7 @@ def _container(
     if demand.same_numa:
         fitting, more = _on_one_numa_node(fitting, demand.count)
         reasons += more
-    if fitting and isinstance(backend, Chooser):
+    if fitting and chooses(backend):
         chosen = backend.choose(fitting, demand, pod, cards, policy)
         if isinstance(chosen, Reason):
             return unfit(*reasons, chosen)
@@ -135,7 +132,7 @@ def _fitting(
     reasons: list[Reason] = []
     for card in order:
         reason = check(card, demand, wanted, cordoned=card.uuid in view.cordoned)
-        if reason is None and isinstance(backend, Judge):
+        if reason is None and judges(backend):
             reason = backend.eligible(card, demand, pod, mine)
         if reason is None:
             fitting.append(card)
@@ -180,6 +177,6 @@ def _vendor_score(
     total = 0.0
     for word, devices in containers.items():
         backend = backends[word]
-        if isinstance(backend, Scorer):
+        if scores(backend):
             total += backend.score(view.facts, view.cards[word], devices, pod, policy)
     return total

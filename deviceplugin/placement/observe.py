@@ -10,9 +10,9 @@ from deviceplugin.api.hami import poddevices, register, scores
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import Registration
 from deviceplugin.api.hami.poddevices import ContainerDevice
+from deviceplugin.placement.presence import inventories
 from deviceplugin.vendor.scheduling import (
     Card,
-    Inventory,
     NodeDevice,
     NodeFacts,
     SchedulingBackend,
@@ -87,7 +87,7 @@ def devices_of(facts: NodeFacts, backend: SchedulingBackend) -> tuple[NodeDevice
     """A word's devices on a node, by index; none where the node says nothing of them. Of two with
     one uuid the first counts. Raises `AnnotationError`.
     """
-    if isinstance(backend, Inventory):
+    if inventories(backend):
         devices: Sequence[NodeDevice] = backend.devices(facts)
     else:
         devices = read_devices(facts, backend)

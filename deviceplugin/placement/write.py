@@ -12,8 +12,9 @@ from deviceplugin.api.hami import poddevices
 from deviceplugin.api.hami.keys import VGPU_NODE, VGPU_TIME
 from deviceplugin.placement.fit import Backends, Placement
 from deviceplugin.placement.observe import NodeView
+from deviceplugin.placement.presence import annotates
 from deviceplugin.placement.request import Ask
-from deviceplugin.vendor.scheduling import Annotator, PodSpec
+from deviceplugin.vendor.scheduling import PodSpec
 
 __all__ = ["decision"]
 
@@ -53,7 +54,7 @@ def decision(
         found[keys.allocated] = text
         if keys.to_allocate:
             found[keys.to_allocate] = text
-        if isinstance(backend, Annotator):
+        if annotates(backend):
             cards = view.cards[word]
             found |= backend.annotations(view.facts, cards, written, pod, now_ns)
     return found

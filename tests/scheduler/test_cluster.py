@@ -100,6 +100,7 @@ def test_what_is_kept_is_what_counting_anew_gives(
         assert anew.view(name) == cluster.view(name)
         assert anew.room(name) == cluster.room(name)
         assert not cluster.drift(name)
+    assert not any(cluster.uncounted(found.uid) for found in cluster.holdings())
     assert list(cluster.by_score(fullest_first=True)) == list(anew.by_score(fullest_first=True))
 
 
@@ -144,6 +145,20 @@ def test_a_count_that_went_wrong_is_found_and_set_right(backends: Any, make_stat
     assert cluster.drift("a")
     assert cluster.view("a") == right
     assert not cluster.drift("a")
+
+
+def test_a_pod_that_is_missing_where_it_counts_is_found(backends: Any, make_static: Any) -> None:
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(make_static.node("a", 2, 8000)))
+    cluster.assume(holding("p", "a", 0, 1000, 10))
+    right = cluster.view("a")
+    del cluster._nodes["a"].holdings["p"]
+    cluster._touch("a")
+    assert cluster.view("a") != right
+    assert cluster.uncounted("p")
+    assert cluster.view("a") == right
+    assert not cluster.uncounted("p")
+    assert not cluster.uncounted("stranger")
 
 
 def test_a_kept_view_that_went_wrong_is_found(backends: Any, make_static: Any) -> None:
