@@ -2,15 +2,16 @@
 
 A ResourceQuota's hard keys ``limits.<resource>`` count, where the resource is a vendor's memory or
 cores; of several quotas of a namespace each has to hold, and zero is zero. What is used is what
-pods hold: of a pod's ordinary init containers, which run before the others, only the largest counts
-where it is more than those. Source: hami-scheduler.md 4.8, with what later versions mended (11.3).
+pods hold at most at a time (`vendor.scheduling.peak`). Source: hami-scheduler.md 4.8, with what
+later versions mended (11.3).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -18,11 +19,13 @@ from deviceplugin.placement.fit import Backends, Placement
 from deviceplugin.placement.request import Ask
 from deviceplugin.scheduler.cluster import Holding
 from deviceplugin.scheduler.filtering import Request
-from deviceplugin.vendor.scheduling import ContainerDevice, Obstacle, Reason, whole
+from deviceplugin.vendor.scheduling import ContainerDevice, Obstacle, Reason, peak, whole
 
 __all__ = ["QuotaRecord", "Quotas", "limits", "quota_record"]
 
 PREFIX = "limits."
+LARGEST = 2**31 - 1
+"""MiB or percent; who writes more means bytes."""
 
 Amounts = Mapping[str, int]
 """By resource: MiB of memory, percent of cores."""
@@ -56,19 +59,24 @@ def quota_record(item: Mapping[str, Any]) -> QuotaRecord | None:
 
 
 def limits(record: QuotaRecord, backends: Backends) -> tuple[Amounts, tuple[str, ...]]:
-    """What a quota limits of devices' memory and cores, and the limits that are no whole numbers:
-    they do not hold. Pure.
+    """What a quota limits of devices' memory and cores, and the limits that are no whole numbers,
+    or more than there is anywhere: they do not hold. Pure.
     """
     units = _units(backends)
     found, problems = {}, []
     for resource in record.hard.keys() & units.keys():
         text = record.hard[resource]
         amount = whole(text)
+        key = f"{PREFIX}{resource}"
         if amount is None or amount < 0:
-            key = f"{PREFIX}{resource}"
             problems.append(f"{key} is {text!r:.80}: write a whole number; it does not hold")
+        elif amount * units[resource] > LARGEST:
+            problems.append(
+                f"{key} is {text!r:.80}, more than there is anywhere, so that it does not hold: "
+                "write it in the units in which pods ask for it, without a suffix"
+            )
         else:
-            found[resource] = amount * units[resource]
+            found[resource] = int(amount * units[resource])
     return MappingProxyType(found), tuple(problems)
 
 
@@ -180,34 +188,25 @@ class Quotas:
         )
 
     def _amounts(
-        self, given: Mapping[str, Iterable[tuple[bool, Iterable[ContainerDevice]]]]
+        self, given: Mapping[str, Sequence[tuple[bool, Sequence[ContainerDevice]]]]
     ) -> Amounts:
         found: Counter[str] = Counter()
         for word, containers in given.items():
             resources = self._backends[word].resources
-            first, rest = [0, 0], [0, 0]
-            for init, devices in containers:
-                memory = cores = 0
-                for device in devices:
-                    memory += device.memory
-                    cores += device.cores
-                if init:
-                    first = [max(first[0], memory), max(first[1], cores)]
-                else:
-                    rest = [rest[0] + memory, rest[1] + cores]
-            for resource, before, after in zip(
-                (resources.memory, resources.cores), first, rest, strict=True
-            ):
+            memory = [(ends, sum(d.memory for d in devices)) for ends, devices in containers]
+            cores = [(ends, sum(d.cores for d in devices)) for ends, devices in containers]
+            for resource, amounts in ((resources.memory, memory), (resources.cores, cores)):
                 if resource:
-                    found[resource] += max(before, after)
+                    found[resource] += peak(amounts)
         return MappingProxyType(+found)
 
 
-def _units(backends: Backends) -> dict[str, int]:
+def _units(backends: Backends) -> dict[str, Fraction]:
+    """MiB or percent of a unit, by resource."""
     found = {}
     for backend in backends.values():
         if backend.resources.memory:
-            found[backend.resources.memory] = backend.resources.memory_unit_mib
+            found[backend.resources.memory] = Fraction(backend.resources.memory_unit_mib)
         if backend.resources.cores:
-            found[backend.resources.cores] = 1
+            found[backend.resources.cores] = Fraction(100, backend.resources.core_units)
     return found

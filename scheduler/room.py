@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.rank import node_score
-from deviceplugin.vendor.scheduling import Demand, Obstacle, Rule
+from deviceplugin.vendor.scheduling import Card, Demand, Obstacle, Rule
 
 __all__ = ["Need", "Order", "Room", "room_of"]
 
@@ -63,17 +63,29 @@ class Share:
     idle: bool
     devices: int
 
+    def lacks(self, need: Need) -> Obstacle | None:
+        """What stands between the card and a need, as far as figures go."""
+        if need.idle and not self.idle:
+            return Obstacle.EXCLUSIVE
+        if need.slots and self.slots <= 0:
+            return Obstacle.SLOTS
+        if (need.memory_mib or self.total_mib * need.memory_percent // 100) > self.memory_mib:
+            return Obstacle.MEMORY
+        return Obstacle.CORES if need.cores > self.cores else None
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
     """A node's `score` as `placement.rank` counts it, and by word how many cards it has, what is
-    left of those that take somebody, and the most that is left of any: MiB and percent.
+    left of those that take somebody, the most that is left of any, MiB and percent, and why others
+    take nobody.
     """
 
     score: float
     cards: Mapping[str, int]
     shares: Mapping[str, tuple[Share, ...]]
     most: Mapping[str, tuple[int, int]]
+    aside: Mapping[str, Obstacle]
 
     def lacks(self, need: Need) -> Obstacle | None:
         """What surely stands between the node and a need; None where a closer look is due.
@@ -83,26 +95,22 @@ class Room:
         word = need.word
         most = self.most.get(word)
         if most is None:
-            return Obstacle.HEALTH if self.cards.get(word) else Obstacle.TOO_FEW_CARDS
+            return self.aside.get(word, Obstacle.TOO_FEW_CARDS)
         if need.memory_mib > most[0]:
             return Obstacle.MEMORY
         if need.cores > most[1]:
             return Obstacle.CORES
         found, left = Obstacle.TOO_FEW_CARDS, need.count
+        if need.count <= self.cards[word]:
+            found = self.aside.get(word, found)
         for share in self.shares[word]:
-            memory = need.memory_mib or share.total_mib * need.memory_percent // 100
-            if need.idle and not share.idle:
-                found = Obstacle.EXCLUSIVE
-            elif need.slots and share.slots <= 0:
-                found = Obstacle.SLOTS
-            elif memory > share.memory_mib:
-                found = Obstacle.MEMORY
-            elif need.cores > share.cores:
-                found = Obstacle.CORES
-            else:
-                left -= share.devices
-                if left <= 0:
-                    return None
+            lacking = share.lacks(need)
+            if lacking is not None:
+                found = lacking
+                continue
+            left -= share.devices
+            if left <= 0:
+                return None
         return found
 
 
@@ -119,9 +127,15 @@ def room_of(view: NodeView) -> Room:
                 max(card.device.count - card.used, 1) if card.device.mode == MIG else 1,
             )
             for card in cards
-            if card.device.healthy and card.uuid not in view.cordoned
+            if _aside(card, view) is None
         )
         for word, cards in view.cards.items()
+    }
+    aside = {
+        word: obstacle
+        for word, cards in view.cards.items()
+        for card in reversed(cards)
+        if (obstacle := _aside(card, view)) is not None
     }
     return Room(
         node_score(card for cards in view.cards.values() for card in cards),
@@ -134,7 +148,15 @@ def room_of(view: NodeView) -> Room:
                 if found
             }
         ),
+        MappingProxyType(aside),
     )
+
+
+def _aside(card: Card, view: NodeView) -> Obstacle | None:
+    """Why a card takes nobody, whoever asks."""
+    if not card.device.healthy:
+        return Obstacle.HEALTH
+    return Obstacle.CORDONED if card.uuid in view.cordoned else None
 
 
 class Order:

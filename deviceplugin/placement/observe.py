@@ -17,6 +17,7 @@ from deviceplugin.vendor.scheduling import (
     NodeFacts,
     SchedulingBackend,
     Tenant,
+    peak,
 )
 
 __all__ = [
@@ -120,9 +121,9 @@ def held_of(
 
 
 def cards_with(cards: Sequence[Card], held: Iterable[Held]) -> tuple[Card, ...]:
-    """The cards with everything in use that pods hold. A pod's ordinary init containers are over
-    before its others begin, so it counts with the larger of the two. Devices that are not among
-    the cards count nowhere; that is for the caller to notice.
+    """The cards with everything in use that pods hold, what is of one pod in the order in which its
+    containers start: not all of them run at a time (`peak`). Devices that are not among the cards
+    count nowhere; that is for the caller to notice.
     """
     found = {card.uuid: card for card in cards}
     pods: dict[str, list[Held]] = {}
@@ -135,32 +136,20 @@ def cards_with(cards: Sequence[Card], held: Iterable[Held]) -> tuple[Card, ...]:
 
 
 def _with_pod(card: Card, items: Sequence[Held]) -> Card:
-    first, rest = Card(card.device), Card(card.device)
-    slots: list[Tenant] = []
+    tenants: list[Tenant] = []
     for item in items:
         for device in item.devices:
-            if device.uuid != card.uuid:
-                continue
-            slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
-            tenant = Tenant(
-                item.pod, device.memory, device.cores, slot, item.annotations, item.init
-            )
-            slots.append(tenant)
-            if item.init:
-                alone = Card(card.device).with_tenant(tenant)
-                first = Card(
-                    card.device,
-                    (),
-                    max(first.used, alone.used),
-                    max(first.used_memory_mib, alone.used_memory_mib),
-                    max(first.used_cores, alone.used_cores),
+            if device.uuid == card.uuid:
+                slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
+                tenants.append(
+                    Tenant(
+                        item.pod, device.memory, device.cores, slot, item.annotations, item.init
+                    )
                 )
-            else:
-                rest = rest.with_tenant(tenant)
     return Card(
         card.device,
-        (*card.tenants, *slots),
-        card.used + max(first.used, rest.used),
-        card.used_memory_mib + max(first.used_memory_mib, rest.used_memory_mib),
-        card.used_cores + max(first.used_cores, rest.used_cores),
+        (*card.tenants, *tenants),
+        card.used + peak((tenant.init, 1) for tenant in tenants),
+        card.used_memory_mib + peak((tenant.init, tenant.memory_mib) for tenant in tenants),
+        card.used_cores + peak((tenant.init, tenant.cores_percent) for tenant in tenants),
     )

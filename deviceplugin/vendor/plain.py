@@ -51,14 +51,12 @@ def amount(container: ContainerSpec, resource: str, unit: int = 1, most: int = I
 @dataclass(frozen=True)
 class Plain:
     """Reads count, memory and cores. Memory that is not given is all of the card's; cores are
-    `default_cores` percent then. `core_units` are the units of one card's cores. `runtime_class` is
-    given to pods that name none.
+    `default_cores` percent then. `runtime_class` is given to pods that name none.
     """
 
     keys: VendorKeys
     resources: Resources
     default_cores: int = 0
-    core_units: int = 100
     runtime_class: str = ""
     remembers: tuple[str, ...] = ()
 
@@ -73,8 +71,9 @@ class Plain:
         """Cards with memory and cores of each. Raises `RefusedError`."""
         count = amount(container, self.resources.count, most=MOST_CARDS)
         memory = amount(container, self.resources.memory, self.resources.memory_unit_mib)
-        cores = amount(container, self.resources.cores, most=self.core_units * MOST_CARDS)
+        units = self.resources.core_units
+        cores = amount(container, self.resources.cores, most=units * MOST_CARDS)
         if not count:
             return None
-        percent = self.default_cores if cores is None else cores * 100 // self.core_units
+        percent = self.default_cores if cores is None else cores * 100 // units
         return Demand(self.keys.common_word, count, memory or 0, cores_percent=percent)

@@ -14,7 +14,7 @@ Source: hami-scheduler.md 2 to 4. Memory is in MiB, cores in percent of one card
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -50,6 +50,7 @@ __all__ = [
     "Scorer",
     "Tenant",
     "Unfit",
+    "peak",
 ]
 
 
@@ -120,8 +121,8 @@ class PodSpec:
 @dataclass(frozen=True, slots=True)
 class Resources:
     """The extended resources of one word. `count` counts devices; the others are empty where the
-    vendor has none. A unit of `memory` is `memory_unit_mib` MiB. `others` are names that only
-    belong to the same request (a priority, a percentage).
+    vendor has none. A unit of `memory` is `memory_unit_mib` MiB, a card's `cores` are `core_units`
+    units. `others` are names that only belong to the same request (a priority, a percentage).
     """
 
     count: str
@@ -130,6 +131,7 @@ class Resources:
     memory_percent: str = ""
     memory_unit_mib: int = 1
     others: tuple[str, ...] = ()
+    core_units: int = 100
 
     def names(self) -> tuple[str, ...]:
         """All of them, none twice, in the order in which people read them."""
@@ -268,6 +270,20 @@ class Card:
             self.used_memory_mib + tenant.memory_mib,
             self.used_cores + tenant.cores_percent,
         )
+
+
+def peak(amounts: Iterable[tuple[bool, int]]) -> int:
+    """The most that a pod's containers use at a time, of their amounts in the order in which they
+    start. Those marked are init containers that end before the next begins: each has only sidecars
+    beside it, which were started before it; in the end all others run together.
+    """
+    most = lasting = 0
+    for ends, amount in amounts:
+        if ends:
+            most = max(most, lasting + amount)
+        else:
+            lasting += amount
+    return max(most, lasting)
 
 
 class Policy(enum.StrEnum):

@@ -20,6 +20,7 @@ from deviceplugin.placement.request import asks
 from deviceplugin.placement.write import decision
 from deviceplugin.vendor.scheduling import (
     Card,
+    ContainerDevice,
     ContainerSpec,
     Demand,
     NodeDevice,
@@ -198,6 +199,26 @@ def test_an_init_container_may_use_what_the_others_get() -> None:
         (ContainerSpec("s", {GPU: "1", MEM: "1"}, init=True, sidecar=True),),
     )
     assert why(fit([card()], side)) == [Obstacle.MEMORY]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["init", "sidecar", "regular"]), st.integers(0, 9)), max_size=6
+    )
+)
+def test_a_card_is_taken_for_what_runs_on_it_at_a_time(parts: list[tuple[str, int]]) -> None:
+    """Counted here moment by moment, as kubelet starts them."""
+    parts = sorted(parts, key=lambda part: part[0] == "regular")
+    moments = [
+        sum(mib for kind, mib in parts[:position] if kind != "init") + parts[position][1]
+        for position in range(len(parts))
+    ]
+    held = [
+        Held("u", "n/p", (ContainerDevice("device0", "NVIDIA", mib, mib),), kind == "init")
+        for kind, mib in parts
+    ]
+    (found,) = cards_with([card()], held)
+    assert found.used_memory_mib == found.used_cores == max(moments, default=0)
 
 
 # --- 9.4 reasons --------------------------------------------------------------------------------

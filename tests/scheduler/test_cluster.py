@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deviceplugin.api.hami import handshake
-from deviceplugin.api.hami.keys import VENDORS, VGPU_NODE
+from deviceplugin.api.hami import handshake, register
+from deviceplugin.api.hami.keys import NVIDIA_REGISTER, VENDORS, VGPU_NODE
 from deviceplugin.api.hami.poddevices import ContainerDevice
 from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.objects import pod_spec
@@ -263,6 +263,33 @@ def test_who_is_turned_away_by_the_figures_has_no_place(
         for demand in ask.demands.values():
             if room is not None and room.lacks(Need.of(demand)) is not None:
                 assert isinstance(why(cluster, asked, "a"), Unfit)
+
+
+@pytest.mark.parametrize(
+    ("ill", "cordoned", "count", "obstacle"),
+    [
+        ((), "", 3, "NodeInsufficientDevice"),
+        ((1,), "", 2, "CardNotHealth"),
+        ((0, 1), "", 1, "CardNotHealth"),
+        ((), "GPU-a-1", 2, "CardCordoned"),
+        ((), "GPU-a-0,GPU-a-1", 1, "CardCordoned"),
+        ((1,), "", 3, "NodeInsufficientDevice"),
+    ],
+)
+def test_cards_that_take_nobody_are_the_reason_where_there_would_be_enough(
+    backends: Any, make: Any, ill: tuple[int, ...], cordoned: str, count: int, obstacle: str
+) -> None:
+    item = make.node("a")
+    item["metadata"]["annotations"]["hami.io/device-cordon"] = cordoned
+    devices = register.decode(item["metadata"]["annotations"][NVIDIA_REGISTER], "x")
+    told = [replace(d, healthy=d.index not in ill) for d in devices]
+    item["metadata"]["annotations"][NVIDIA_REGISTER] = register.encode(told)
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(item))
+    asked = request(cluster, pod_spec(pod_item("p", count, 10, 1)), Policy.BINPACK, Policy.SPREAD)
+    found = choose(cluster, asked, ["a"])
+    assert isinstance(found, Nowhere)
+    assert found.reasons["a"].obstacle == obstacle
 
 
 def test_what_the_pod_itself_holds_is_not_in_its_way(backends: Any, make_static: Any) -> None:

@@ -210,3 +210,43 @@ async def test_a_pod_without_a_size_goes_where_the_quota_allows_the_whole_card(
     bench.server.create("pods", pod)
     _, address = await bench.scheduler()
     assert (await bench.filter(address, "p", ["large", "small"]))["NodeNames"] == ["small"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "memory"),
+    [
+        ([(100, False), (900, True), (200, False)], 1000),
+        ([(900, True), (100, False), (200, False)], 900),
+        ([(100, False), (100, True), (500, False)], 600),
+    ],
+    ids=["beside a sidecar", "before a sidecar", "less than the others"],
+)
+def test_an_init_container_counts_with_the_sidecars_that_are_there_already(
+    backends: Any, parts: list[tuple[int, bool]], memory: int
+) -> None:
+    quotas = Quotas(backends)
+    quotas.moved(None, holding("p", *((mib, 0, ends) for mib, ends in parts)))
+    assert quotas.used("default") == {MEMORY: memory}
+
+
+def test_a_quota_of_cores_is_in_the_vendors_units() -> None:
+    """Moore Threads counts sixteen to a card."""
+    (backend,) = registry.load_scheduling(registry.load().vendors["mthreads"], {})
+    backends = {backend.keys.common_word: backend}
+    resource = backend.resources.cores
+    item = {
+        "metadata": {"namespace": "default", "name": "q"},
+        "spec": {"hard": {f"limits.{resource}": "24"}},
+    }
+    record = quota_record(item)
+    assert record is not None
+    assert limits(record, backends)[0] == {resource: 150}
+
+
+@pytest.mark.parametrize("text", ["4Gi", "99999999999"])
+def test_a_limit_in_bytes_is_named_and_does_not_hold(backends: Any, text: str) -> None:
+    record = quota_record(quota(text))
+    assert record is not None
+    amounts, (problem,) = limits(record, backends)
+    assert amounts == {}
+    assert "in the units in which pods ask for it" in problem

@@ -26,6 +26,7 @@ from deviceplugin.vendor.scheduling import (
     Resources,
     SchedulingBackend,
     SchedulingSettings,
+    peak,
     taken,
 )
 from deviceplugin.vendor.section import refuse
@@ -199,15 +200,13 @@ class AscendBackend:
         return None
 
     def _used(self, card: Card, attribute: str) -> int:
-        """AI cores or AI CPUs in use; a pod's init containers are over before its others begin."""
-        pods: dict[str, tuple[int, int]] = {}
+        """AI cores or AI CPUs in use."""
+        pods: dict[str, list[tuple[bool, int]]] = {}
         for tenant in card.tenants:
             template = self._template(tenant.memory_mib)
             units = getattr(template, attribute) if template else 0
-            first, rest = pods.get(tenant.pod, (0, 0))
-            first, rest = (max(first, units), rest) if tenant.init else (first, rest + units)
-            pods[tenant.pod] = (first, rest)
-        return sum(max(amounts) for amounts in pods.values())
+            pods.setdefault(tenant.pod, []).append((tenant.init, units))
+        return sum(map(peak, pods.values()))
 
     def _template(self, memory_mib: int) -> Template | None:
         part = self.chip.part(memory_mib)

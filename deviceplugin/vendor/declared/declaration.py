@@ -32,11 +32,11 @@ class Declaration:
     that count them off the node's capacity, with ``{node}`` and ``{n}``.
 
     A card is a file that matches `device_node`, whose ``{n}`` is its number; `common_nodes` go to
-    every container. Its memory is `memory_mib`, its cores are `core_units`. `shares` containers may
-    have one. `env` are variables of a container, `annotations` those of a pod that was placed, with
-    fields in braces. `whole` says that several cards are whole ones, `idle` that a card is nobody
-    else's, `one_card` that all containers of a pod are on one; `memory_steps` are the only amounts
-    that may be asked for, in units.
+    every container. Its memory is `memory_mib`, and `shares` containers may have one. `env` are
+    variables of a container, `annotations` those of a pod that was placed, with fields in braces.
+    `whole` says that several cards are whole ones, `idle` that a card is nobody else's, `one_card`
+    that all containers of a pod are on one; `memory_steps` are the only amounts that may be asked
+    for, in units.
     """
 
     name: str
@@ -46,7 +46,6 @@ class Declaration:
     device_node: str
     model: str
     memory_mib: int
-    core_units: int = 100
     default_cores: int = 0
     shares: int = 1
     common_nodes: tuple[str, ...] = ()
@@ -131,6 +130,8 @@ def parse(data: Mapping[str, Any], source: str) -> Declaration:
     problems += unknown_keys(data, keys, source, "")
     problems += unknown_keys(named.data, [key for key, _, _ in _RESOURCES], source, "resources")
     refuse(problems)
+    if (units := values.pop("core_units", None)) is not None:
+        amounts["core_units"] = units
     return Declaration(**values, resources=Resources(**amounts))
 
 

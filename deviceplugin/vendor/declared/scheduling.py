@@ -41,7 +41,6 @@ def declared_scheduling(place: str) -> Callable[[SchedulingSettings], Sequence[S
                 found.keys,
                 found.resources,
                 found.default_cores,
-                found.core_units,
                 declaration=found,
             )
         ]
@@ -65,7 +64,7 @@ class Declared(Plain):
         if count == 1 and names.memory and container.written(names.memory) is not None:
             return admission
         whole = {
-            names.cores: str(declared.core_units * count),
+            names.cores: str(declared.resources.core_units * count),
             names.memory: str(declared.memory_mib // names.memory_unit_mib * count),
         }
         return replace(admission, resources={k: v for k, v in whole.items() if k})
@@ -119,7 +118,7 @@ class Declared(Plain):
             "now_ns": str(now_ns),
             "index": str(index[first.uuid]),
             "memory": str(first.memory // self.resources.memory_unit_mib),
-            "cores": str(first.cores * self.core_units // 100),
+            "cores": str(first.cores * self.resources.core_units // 100),
             "count": str(len(devices)),
         }
         return {k: text.format(**fields) for k, text in self.declaration.annotations.items()}
@@ -135,7 +134,7 @@ class Counted(Declared):
         """
         declared, names = self.declaration, self.resources
         cores = node.capacity.get(names.cores, 0) if names.cores else 0
-        count = -(-cores // declared.core_units)
+        count = -(-cores // declared.resources.core_units)
         count = count or node.capacity.get(names.count, 0) // declared.shares
         if not 0 <= count <= MOST_CARDS:
             raise AnnotationError(
@@ -144,7 +143,7 @@ class Counted(Declared):
         units = node.capacity.get(names.memory, 0) if names.memory else 0
         memory = declared.memory_mib
         if units > 0 and cores > 0:
-            memory = units * names.memory_unit_mib * declared.core_units // cores
+            memory = units * names.memory_unit_mib * declared.resources.core_units // cores
         return [
             NodeDevice(
                 uuid=declared.names.format(node=node.name, n=i),
