@@ -252,6 +252,7 @@ FACTS = {
     "drift_nodes": "Nodes that were found to be counted wrongly and were set right, so far.",
     "lock_waits": "Pods that wait for a node's lock now.",
     "events_dropped": "Events about pods that were not written, so far.",
+    "slipped_pods": "Pods that came past the webhook and are still there.",
     "unreadable_nodes": "Nodes with annotations of devices that cannot be read.",
 }
 

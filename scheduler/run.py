@@ -23,6 +23,7 @@ from deviceplugin.scheduler.registration import Handshakes
 from deviceplugin.scheduler.server import Routes
 from deviceplugin.scheduler.service import ExtenderService
 from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.scheduler.sweep import Sweep
 from deviceplugin.scheduler.watching import Watching
 from deviceplugin.scheduler.webhook import Webhook
 from deviceplugin.vendor.scheduling import SchedulingBackend
@@ -76,6 +77,13 @@ class Scheduler:
             lambda: self.watching.synced,
         )
         self._handshakes = Handshakes(fenced, self.cluster, leading.is_leader)
+        self.sweep = Sweep(
+            settings,
+            self.cluster,
+            lambda: self.watching.pods.objects.values(),
+            self.events,
+            leading.is_leader,
+        )
 
     def serve(self, backends: Iterable[SchedulingBackend]) -> None:
         """Decide by these backends from now on: the cluster, the quotas and the webhook change
@@ -108,6 +116,7 @@ class Scheduler:
             "drift_nodes": self.watching.drift,
             "lock_waits": self.locks.waiting,
             "events_dropped": self.events.dropped,
+            "slipped_pods": len(self.sweep.found),
             "unreadable_nodes": sum(1 for n in self.cluster.names() if self.cluster.problems(n)),
         }
         return moment(self.cluster, self.service.counts, facts, self.quotas)
@@ -123,6 +132,7 @@ class Scheduler:
             group.create_task(_again("watches", self.watching.run))
             group.create_task(_again("events", self.events.run))
             group.create_task(_again("handshakes", self._handshakes.run))
+            group.create_task(_again("sweep", self.sweep.run))
             group.create_task(_again("leadership", self.leading.run))
             if self._certificate is not None:
                 group.create_task(_again("certificate", self._certificate.run))

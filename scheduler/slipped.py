@@ -54,33 +54,25 @@ def slipped(
     with devices: there they use what others are promised.
     """
     pod = seen.pod
-
-    def found(slip: Slip, detail: str, remedy: str) -> Slipped:
-        return Slipped(pod.namespace, pod.name, pod.uid, slip, detail, remedy)
-
-    try:
-        words, too_free = _words(pod, backends), privileged(pod, backends.values())
-    except RefusedError as error:
-        if seen.ignored or not settings.takes(seen.scheduler):
-            return None
-        return found(Slip.REFUSED, str(error), f"correct it and create it anew. {_AGAIN}")
-    if not words:
+    elsewhere = seen.bound and not has_devices(seen.bound, frozenset(backends))
+    if elsewhere or _was_decided(seen, settings):
         return None
-    if seen.bound and seen.node != seen.bound and has_devices(seen.bound, words):
-        how = f"a decision for {seen.node}" if seen.node else "no decision"
-        by = seen.scheduler or "whoever set spec.nodeName"
-        return found(
-            Slip.NOT_DECIDED,
-            f"it asks for {_listed(words)} and is on {seen.bound} with {how}: {by} placed it "
-            "there, and its devices count as free",
-            f"delete it and create it anew, without spec.nodeName. {_AGAIN}",
-        )
-    if seen.ignored or not settings.takes(seen.scheduler):
+    taken = not seen.ignored and settings.takes(seen.scheduler)
+    try:
+        words = _words(pod, backends)
+        too_free = privileged(pod, [backends[word] for word in words])
+    except RefusedError as error:
+        again = f"correct it and create it anew. {_AGAIN}"
+        return _found(pod, Slip.REFUSED, str(error), again) if taken else None
+    if words and seen.bound and seen.node != seen.bound and has_devices(seen.bound, words):
+        return _astray(seen, words)
+    if not words or not taken:
         return None
     if too_free:
-        return found(Slip.PRIVILEGED, too_free, _AGAIN)
+        return _found(pod, Slip.PRIVILEGED, too_free, _AGAIN)
     if not seen.bound and seen.scheduler != settings.name:
-        return found(
+        return _found(
+            pod,
             Slip.OTHER_SCHEDULER,
             f"it asks for {_listed(words)} and names scheduler {seen.scheduler or 'none'}, which "
             "knows none of them",
@@ -89,13 +81,41 @@ def slipped(
     return None
 
 
+def _astray(seen: PodRecord, words: frozenset[str]) -> Slipped:
+    how = f"a decision for {seen.node}" if seen.node else "no decision"
+    by = seen.scheduler or "whoever set spec.nodeName"
+    return _found(
+        seen.pod,
+        Slip.NOT_DECIDED,
+        f"it asks for {_listed(words)} and is on {seen.bound} with {how}: {by} placed it "
+        "there, and its devices count as free",
+        f"delete it and create it anew, without spec.nodeName. {_AGAIN}",
+    )
+
+
+def _found(pod: PodSpec, slip: Slip, detail: str, remedy: str) -> Slipped:
+    return Slipped(pod.namespace, pod.name, pod.uid, slip, detail, remedy)
+
+
+def _was_decided(seen: PodRecord, settings: SchedulerSettings) -> bool:
+    """Whether it went the way of every pod, which is so of nearly all; anybody may write a decision
+    on a pod of his own that is not bound yet.
+    """
+    settled = seen.bound == seen.node or (not seen.bound and seen.scheduler == settings.name)
+    containers = (*seen.pod.init_containers, *seen.pod.containers)
+    return bool(seen.node) and settled and not any(c.privileged for c in containers)
+
+
 def _words(pod: PodSpec, backends: Backends) -> frozenset[str]:
     """What the pod asks for, also where a webhook would have had to add the count. Raises
     `RefusedError`.
     """
-    found = {word for ask in asks(pod, backends.values()) for word in ask.demands}
-    for container in (*pod.init_containers, *pod.containers):
-        found |= {word for word, each in backends.items() if each.admit(container, pod).found}
+    containers = (*pod.init_containers, *pod.containers)
+    named = frozenset(name for c in containers for name in (*c.limits, *c.requests))
+    asked = [b for b in backends.values() if not named.isdisjoint(b.resources.names())]
+    found = {word for ask in asks(pod, asked) for word in ask.demands}
+    for container in containers:
+        found |= {b.keys.common_word for b in asked if b.admit(container, pod).found}
     return frozenset(found)
 
 

@@ -76,6 +76,16 @@ def found(
             Slip.NOT_DECIDED,
             "a decision for gpu-2",
         ),
+        (
+            pod(annotations={VGPU_NODE: "gpu-2"}),
+            Slip.OTHER_SCHEDULER,
+            "names scheduler default-scheduler",
+        ),
+        (
+            pod("hami-scheduler", "gpu-1", annotations={VGPU_NODE: "gpu-1"}, privileged=True),
+            Slip.PRIVILEGED,
+            "container main is privileged",
+        ),
         (pod("hami-scheduler", privileged=True), Slip.PRIVILEGED, "container main is privileged"),
         (pod("hami-scheduler", limits={GPU: "half"}), Slip.REFUSED, "whole number"),
     ],
@@ -94,6 +104,12 @@ def test_who_slipped_past_is_found(item: dict[str, Any], slip: Slip, says: str) 
         pytest.param(pod("hami-scheduler"), id="waits for its scheduler"),
         pytest.param(
             pod("hami-scheduler", "gpu-1", annotations={VGPU_NODE: "gpu-1"}), id="was placed"
+        ),
+        pytest.param(
+            pod("hami-scheduler", annotations={VGPU_NODE: "gpu-1"}), id="is about to be bound"
+        ),
+        pytest.param(
+            pod("volcano", "gpu-1", annotations={VGPU_NODE: "gpu-1"}), id="a peer placed it"
         ),
         pytest.param(pod("volcano"), id="another scheduler's on purpose"),
         pytest.param(pod(ignored=True), id="left alone on purpose"),
