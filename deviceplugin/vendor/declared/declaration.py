@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -15,13 +15,17 @@ from deviceplugin.api.fields import FLAG, NAME, PATH, RESOURCE, TEXT, Fields, Ki
 from deviceplugin.api.hami.keys import VENDORS, VendorKeys
 from deviceplugin.api.problems import Problem, unknown_keys
 from deviceplugin.vendor.scheduling import Resources
-from deviceplugin.vendor.section import refuse
+from deviceplugin.vendor.section import read_section, refuse
 
 __all__ = ["Declaration", "parse", "read"]
 
 NUMBER = "{n}"
 CONTAINER_FIELDS = frozenset({"indices", "uuids", "memory", "cores"})
 POD_FIELDS = frozenset({"indices", "uuids", "node", "now_ns", "index", "memory", "cores", "count"})
+
+SECTION_KEYS: Mapping[str, str] = MappingProxyType(
+    {"count": "resourceCountName", "memory": "resourceMemoryName", "cores": "resourceCoreName"}
+)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -36,7 +40,8 @@ class Declaration:
     variables of a container, `annotations` those of a pod that was placed, with fields in braces.
     `whole` says that several cards are whole ones, `idle` that a card is nobody else's, `one_card`
     that all containers of a pod are on one; `memory_steps` are the only amounts that may be asked
-    for, in units.
+    for, in units. `section_keys` are the keys of the vendor's section in the configuration file
+    that give resources other names, by what they count.
     """
 
     name: str
@@ -52,9 +57,19 @@ class Declaration:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     annotations: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     memory_steps: tuple[int, ...] = ()
+    section_keys: Mapping[str, str] = field(default_factory=lambda: SECTION_KEYS)
     whole: bool = False
     idle: bool = False
     one_card: bool = False
+
+    def called(self, section: Mapping[str, Any]) -> Declaration:
+        """With the names of resources that the vendor's section of the configuration file gives.
+        Raises `ValueError` that names every value that does not fit.
+        """
+        rows = [(key, part, RESOURCE) for part, key in self.section_keys.items()]
+        names, _ = read_section(section, self.name, rows)
+        had = {part: name for part, name in names.items() if getattr(self.resources, part)}
+        return replace(self, resources=replace(self.resources, **had)) if had else self
 
     @property
     def keys(self) -> VendorKeys:
@@ -126,7 +141,12 @@ def parse(data: Mapping[str, Any], source: str) -> Declaration:
         named.wrong("count", "missing", "write domain/name")
     for key, known in (("env", CONTAINER_FIELDS), ("annotations", POD_FIELDS)):
         values[key] = MappingProxyType(dict(_templates(fields.mapping(key), known, key == "env")))
-    keys = (*(key for key, _, _ in _ROWS), "resources", "env", "annotations")
+    called = fields.mapping("sectionKeys")
+    values["section_keys"] = MappingProxyType(
+        {**SECTION_KEYS, **{part: called.get(part, NAME, "") for part in called.data}}
+    )
+    problems += unknown_keys(called.data, SECTION_KEYS, source, "sectionKeys")
+    keys = (*(key for key, _, _ in _ROWS), "resources", "sectionKeys", "env", "annotations")
     problems += unknown_keys(data, keys, source, "")
     problems += unknown_keys(named.data, [key for key, _, _ in _RESOURCES], source, "resources")
     refuse(problems)

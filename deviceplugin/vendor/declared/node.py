@@ -29,7 +29,7 @@ __all__ = ["DeclaredNode", "declared_node"]
 
 def declared_node(place: str) -> Callable[[VendorSettings], DeclaredNode]:
     """Makes the node half of the declaration at ``package:file``."""
-    return lambda settings: DeclaredNode(read(place), settings)
+    return lambda settings: DeclaredNode(read(place).called(settings.section), settings)
 
 
 class DeclaredNode:

@@ -34,7 +34,7 @@ def declared_scheduling(place: str) -> Callable[[SchedulingSettings], Sequence[S
     """Makes the scheduling half of the declaration at ``package:file``."""
 
     def backends(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
-        found = read(place)
+        found = read(place).called(settings.section)
         kind = Counted if found.keys.registration is Registration.CAPACITY else Declared
         return [
             kind(

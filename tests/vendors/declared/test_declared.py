@@ -19,7 +19,7 @@ from deviceplugin.placement.request import asks
 from deviceplugin.placement.write import decision
 from deviceplugin.testing.placing import scheduling_backends
 from deviceplugin.testing.scheduling import Habit
-from deviceplugin.vendor import DriverError, Snapshot
+from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot
 from deviceplugin.vendor.declared.declaration import parse
 from deviceplugin.vendor.scheduling import NodeFacts, Policy, RefusedError, Unfit
 
@@ -219,3 +219,40 @@ async def test_a_card_reaches_its_container(
     seen = made.seen(outcome.containers["c0"])
     assert seen["devices"] == nodes
     assert seen["env"][env] == "1"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "section", "names"),
+    [
+        (
+            "cambricon",
+            {"resourceCountName": "a.io/n", "resourceMemoryName": "a.io/m"},
+            ("a.io/n", "a.io/m", "cambricon.com/mlu.smlu.vcore"),
+        ),
+        ("mthreads", {"resourceCoreName": "a.io/c"}, (
+            "mthreads.com/vgpu", "mthreads.com/sgpu-memory", "a.io/c",
+        )),
+        ("enflame", {"resourceNameGCU": "a.io/n", "resourceMemoryName": "a.io/m"}, (
+            "a.io/n", "", "",
+        )),
+    ],
+)  # fmt: skip
+def test_the_section_of_hamis_file_names_the_resources_for_both_halves(
+    vendor: str, section: dict[str, str], names: tuple[str, str, str]
+) -> None:
+    from deviceplugin import registry
+    from deviceplugin.vendor import VendorSettings
+    from deviceplugin.vendor.declared.node import declared_node
+
+    (backend,) = registry.load_scheduling(registry.load().vendors[vendor], section)
+    found = backend.resources
+    assert (found.count, found.memory, found.cores) == names
+    node = declared_node(f"deviceplugin.vendors.declared:{vendor}.yaml")
+    card = PhysicalDevice(uuid="x-0", index="0", model="m")
+    (plan,) = node(VendorSettings(node_name="n", section=section)).plan(Snapshot((card,)))
+    assert plan.resource == names[0]
+
+
+def test_a_name_in_the_section_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="resourceCountName"):
+        parse(GOOD, "x").called({"resourceCountName": "no name"})
