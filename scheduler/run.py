@@ -32,6 +32,9 @@ __all__ = ["Beside", "Scheduler"]
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
 
+Part = Callable[[], Coroutine[Any, Any, None]]
+"""What runs until it is cancelled."""
+
 
 class Beside(Protocol):
     """What has to run, and to be well, beside the cluster: the server's certificate."""
@@ -126,8 +129,8 @@ class Scheduler:
         found = {} if self.watching.synced else {"cluster": "not seen whole yet"}
         return {**found, **(self._certificate.blockers() if self._certificate else {})}
 
-    async def run(self) -> None:
-        """Until cancelled; a part that ends is started again."""
+    async def run(self, **beside: Part) -> None:
+        """Until cancelled; a part that ends is started again. `beside` are more parts, by name."""
         async with asyncio.TaskGroup() as group:
             group.create_task(_again("watches", self.watching.run))
             group.create_task(_again("events", self.events.run))
@@ -136,13 +139,15 @@ class Scheduler:
             group.create_task(_again("leadership", self.leading.run))
             if self._certificate is not None:
                 group.create_task(_again("certificate", self._certificate.run))
+            for name, run in beside.items():
+                group.create_task(_again(name, run))
 
 
 def _by_word(backends: Iterable[SchedulingBackend]) -> Backends:
     return MappingProxyType({backend.keys.common_word: backend for backend in backends})
 
 
-async def _again(name: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _again(name: str, run: Part) -> None:
     loop = asyncio.get_running_loop()
     delay = BACKOFF_FIRST
     while True:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,33 +19,109 @@ from deviceplugin.cli.certificates import CertificateFlags, certificate_options,
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
-    from deviceplugin.scheduler.leadership import Leading
-    from deviceplugin.vendor.scheduling import SchedulingBackend
+    from prometheus_client import CollectorRegistry
 
-IGNORED = (
-    "default-mem",
-    "default-cores",
-    "default-gpu",
-    "kube-qps",
-    "kube-burst",
-    "kube-timeout",
-    "v",
-)
-SWITCHES = ("enable-ascend", "enable-iluvatar", "debug", "profiling", "logtostderr")
-"""Flags of HAMi's scheduler that mean nothing here (hami-scheduler.md 1.1): taken, and told of.
-Switches may be given alone or with ``=true`` and ``=false``, as its chart does.
+    from deviceplugin.cli.backends import Configured
+    from deviceplugin.config.reload import Reloader
+    from deviceplugin.scheduler.leadership import Leading
+    from deviceplugin.scheduler.run import Scheduler
+
+IGNORED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("default-mem", "default-cores", "default-gpu"),
+        "the vendors' sections of --device-config-file say what a pod gets that does not",
+    ),
+    **dict.fromkeys(("kube-qps", "kube-burst", "kube-timeout"), "the API server throttles itself"),
+    **dict.fromkeys(
+        (
+            "cambricon-mlu-name",
+            "cambricon-mlu-memory",
+            "cambricon-mlu-cores",
+            "dcu-name",
+            "dcu-memory",
+            "dcu-cores",
+            "mthreads-name",
+            "mthreads-memory",
+            "mthreads-cores",
+            "metax-name",
+            "metax-vcount",
+            "metax-vcore",
+            "metax-vmemory",
+            "enflame-gcu-resource-name",
+            "enflame-vgcu-resource-name",
+            "enflame-vgcu-percentage-resource-name",
+            "kunlun-name",
+            "kunlun-vcount",
+            "kunlun-vmemory",
+        ),
+        "--device-config-file names resources",
+    ),
+    "node-lock-retry-timeout": "a bind waits in line for 25 s",
+    **dict.fromkeys(
+        (
+            "v",
+            "vmodule",
+            "log_backtrace_at",
+            "log_dir",
+            "log_file",
+            "log_file_max_size",
+            "stderrthreshold",
+        ),
+        "see --log-level",
+    ),
+}
+SWITCHES: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("enable-ascend", "enable-iluvatar"), "every installed vendor's resources are served"
+    ),
+    "sgpu-topology-aware": "write metax.sgpuTopologyAware in --device-config-file",
+    "legacy-metrics": "see --metric-names",
+    "profiling": "there are no profiles",
+    **dict.fromkeys(
+        (
+            "debug",
+            "logtostderr",
+            "alsologtostderr",
+            "add_dir_header",
+            "one_output",
+            "skip_headers",
+            "skip_log_headers",
+        ),
+        "see --log-level",
+    ),
+}
+"""Flags of HAMi's scheduler that mean nothing here, and what does instead (hami-scheduler.md 1.1):
+taken, and told of. Switches may be given alone or with ``=true`` and ``=false``, as its chart does.
 """
 
 SWITCH: Mapping[str, Any] = {"is_flag": False, "flag_value": True, "type": click.BOOL}
-DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+SECONDS: Mapping[str, float] = {
+    "h": 3600,
+    "m": 60,
+    "s": 1,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "\N{MICRO SIGN}s": 1e-6,
+    "ns": 1e-9,
+}
+AMOUNT = re.compile(rf"(\d+(?:\.\d*)?|\.\d+)({'|'.join(sorted(SECONDS, key=len, reverse=True))})")
+LOCK_TIMEOUT = "HAMI_NODELOCK_EXPIRE"
 REQUESTS_AT_ONCE = 32
 LEASE_REQUESTS = 2
 """One more than is waited for: the one before may still be without an answer."""
 SCRAPE_SECONDS = 10.0
 
 
+def duration(text: str) -> timedelta:
+    """A Go duration: ``5m``, ``1h30m``, ``1.5s``. Raises `ValueError`."""
+    parts = AMOUNT.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r:.80} is no duration: write 5m, 90s or 1h30m")
+    return timedelta(seconds=sum(float(number) * SECONDS[unit] for number, unit in parts))
+
+
 class Duration(click.ParamType[timedelta]):
-    """A Go duration of hours, minutes and seconds."""
+    """A Go duration."""
 
     name = "duration"
 
@@ -52,11 +129,10 @@ class Duration(click.ParamType[timedelta]):
         """``5m``, ``1h30m``, ``90s``."""
         if isinstance(value, timedelta):
             return value
-        found = DURATION.fullmatch(str(value))
-        if not found or not any(found.groups()):
-            self.fail(f"{value!r} is no duration: write 5m, 90s or 1h30m", param, ctx)
-        hours, minutes, seconds = (int(part or 0) for part in found.groups())
-        return timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        try:
+            return duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Labels(click.ParamType[tuple[tuple[str, str], ...]]):
@@ -87,7 +163,7 @@ class Given:
     node_policy: str
     card_policy: str
     device_config_file: str
-    lock_timeout: timedelta
+    lock_timeout: timedelta | None
     node_labels: tuple[tuple[str, str], ...]
     metrics_listen: str
     metric_names: str
@@ -110,7 +186,7 @@ class Given:
     "listen",
     default="127.0.0.1:8080",
     show_default=True,
-    help="Where filter, bind and preempt are answered.",
+    help="Where filter, bind and preempt are answered, :PORT for all of IPv4.",
 )
 @certificate_options
 @click.option(
@@ -139,10 +215,9 @@ class Given:
 @click.option(
     "--node-lock-timeout",
     "lock_timeout",
-    default="5m",
     type=Duration(),
-    show_default=True,
-    help="Age at which an abandoned node lock may be taken over.",
+    help="Age at which an abandoned node lock may be taken over; without it HAMI_NODELOCK_EXPIRE "
+    "of the environment counts, else 5m.",
 )
 @click.option(
     "--node-label-selector",
@@ -156,7 +231,7 @@ class Given:
     "metrics_listen",
     default="127.0.0.1:9395",
     show_default=True,
-    help="Address of /metrics, /healthz and /readyz; empty: off.",
+    help="Address of /metrics, /healthz and /readyz, :PORT for all of IPv4; empty: off.",
 )
 @click.option(
     "--metric-names",
@@ -240,19 +315,19 @@ def scheduler(**values: Any) -> None:
     from deviceplugin.log import setup
     from deviceplugin.scheduler.certificates.pair import CertificateError
 
-    ignored = {key: values.pop(key) for key in list(values) if key.startswith("ignored_")}
+    ignored = [
+        flag for flag in (*IGNORED, *SWITCHES) if values.pop(_variable(flag), None) is not None
+    ]
     given = Given(certificate=CertificateFlags.taken_from(values), **values)
     if given.leader_elect and not given.lease_namespace:
         raise click.UsageError(
             "--leader-elect needs to know where the Lease is: give "
             "--leader-elect-resource-namespace, or POD_NAMESPACE in the environment"
         )
-    backends = _backends(given.device_config_file)
+    first = _configured(given.device_config_file)
     setup(given.log_level, given.log_format)
     try:
-        asyncio.run(
-            _serve(given, backends, [key for key, value in ignored.items() if value is not None])
-        )
+        asyncio.run(_serve(given, first, ignored))
     except (OSError, CertificateError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -260,49 +335,44 @@ def scheduler(**values: Any) -> None:
 
 def _ignored(name: str, **how: Any) -> click.Option:
     dashes = "-" if len(name) == 1 else "--"
-    variable = f"ignored_{name}".replace("-", "_")
-    return click.Option([dashes + name, variable], default=None, hidden=True, **how)
+    return click.Option([dashes + name, _variable(name)], default=None, hidden=True, **how)
+
+
+def _variable(flag: str) -> str:
+    return f"ignored_{flag}".replace("-", "_")
 
 
 scheduler.params += [_ignored(name) for name in IGNORED]
 scheduler.params += [_ignored(name, **SWITCH) for name in SWITCHES]
 
 
-def _backends(path: str) -> tuple[SchedulingBackend, ...]:
-    """Every installed vendor's scheduling half, made for its section of the file."""
-    from deviceplugin import registry
-    from deviceplugin.config import ConfigError, load
-    from deviceplugin.config.settings import section_of
+def _configured(path: str) -> Configured:
+    from deviceplugin.cli.backends import configured
+    from deviceplugin.config import ConfigError
 
-    found = registry.load()
-    arguments: Mapping[str, object] = {"node_name": "scheduler"}
-    if path:
-        arguments = {**arguments, "config_file": path}
     try:
-        loaded = load(arguments, {}, vendor_names=found.vendors)
-        made: list[SchedulingBackend] = []
-        for vendor in found.vendors.values():
-            made += registry.load_scheduling(vendor, section_of(loaded.config, vendor))
+        return configured(path)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
         sys.exit(1)
-    except RuntimeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    return tuple(_unique(made))
 
 
-def _unique(backends: Iterable[SchedulingBackend]) -> Iterable[SchedulingBackend]:
-    """One backend a word and a resource: the mock vendor has those of the vendor that it plays."""
-    words: set[str] = set()
-    resources: set[str] = set()
-    for backend in backends:
-        word, resource = backend.keys.common_word, backend.resources.count
-        if word not in words and resource not in resources:
-            words.add(word)
-            resources.add(resource)
-            yield backend
+def everywhere(listen: str) -> str:
+    """An address without a host is all of IPv4, as Go reads it and HAMi's chart writes it."""
+    return f"0.0.0.0{listen}" if listen.startswith(":") else listen  # noqa: S104
+
+
+def _lock_timeout(warn: Callable[..., object]) -> timedelta:
+    """What the environment says; what it says wrongly does not count, as with HAMi."""
+    from deviceplugin.api.hami.nodelock import TIMEOUT
+
+    text = os.environ.get(LOCK_TIMEOUT, "")
+    try:
+        return duration(text) if text else TIMEOUT
+    except ValueError as error:
+        warn("a variable of the environment is ignored", variable=LOCK_TIMEOUT, reason=str(error))
+        return TIMEOUT
 
 
 def _leading(given: Given) -> Leading:
@@ -322,7 +392,29 @@ def _leading(given: Given) -> Leading:
     return Elected(api, given.lease_namespace, name, f"{hostname}_{uuid.uuid4()}")
 
 
-async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored: list[str]) -> None:
+def _reloader(
+    path: str, first: Configured, running: Scheduler, metrics: CollectorRegistry
+) -> Reloader:
+    """Follows the device configuration; tells of it in events where it knows its own pod."""
+    from deviceplugin.apiserver.events import Subject
+    from deviceplugin.cli.backends import configured
+    from deviceplugin.cli.following import FAILED, Following
+    from deviceplugin.config.reload import Reloader
+
+    namespace, name, uid = (
+        os.environ.get(f"POD_{key}", "") for key in ("NAMESPACE", "NAME", "UID")
+    )
+    pod = Subject.pod(namespace, name, uid)
+
+    def say(reason: str, message: str) -> None:
+        if namespace and name:
+            running.events.say(pod, reason, message, warning=reason == FAILED)
+
+    following = Following(running.serve, say, metrics)
+    return Reloader(first.loaded, lambda: configured(path).loaded, following.handle)
+
+
+async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     import structlog
     from prometheus_client import CollectorRegistry
 
@@ -337,14 +429,16 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
 
     log = structlog.get_logger()
     log.info("starting", version=__version__, scheduler=given.scheduler_name)
-    for name in ignored:
-        flag = name.removeprefix("ignored_").replace("_", "-")
-        log.warning("a flag of HAMi's scheduler has no meaning here", flag=flag)
+    for flag in ignored:
+        instead = IGNORED.get(flag) or SWITCHES[flag]
+        log.warning("a flag of HAMi's scheduler has no meaning here", flag=flag, instead=instead)
+    for note in first.notes:
+        log.warning("device configuration", note=note)
     settings = SchedulerSettings(
         name=given.scheduler_name,
         node_policy=Policy(given.node_policy),
         card_policy=Policy(given.card_policy),
-        lock_timeout=given.lock_timeout,
+        lock_timeout=given.lock_timeout or _lock_timeout(log.warning),
         node_labels=given.node_labels,
         takes_default=given.takes_default,
         trusted=frozenset(given.trusted) | frozenset(given.agents),
@@ -356,7 +450,7 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
     if tls is not None:
         registry.register(tls.metrics)
     running = Scheduler(
-        settings, backends, api, _leading(given), tls.keeper if tls is not None else None
+        settings, first.backends, api, _leading(given), tls.keeper if tls is not None else None
     )
     seconds = Latencies(registry).seconds
     server = Server(
@@ -374,15 +468,18 @@ async def _serve(given: Given, backends: tuple[SchedulingBackend, ...], ignored:
         return asyncio.run_coroutine_threadsafe(now(), loop).result(SCRAPE_SECONDS)
 
     registry.register(SchedulerMetrics(scraped, Names(given.metric_names)))
-    await server.start(given.listen, tls.serving.context if tls is not None else None)
+    context = tls.serving.context if tls is not None else None
+    await server.start(everywhere(given.listen), context)
     log.info("answering", address=":".join(map(str, server.address)), tls=tls is not None)
     metrics = None
     if given.metrics_listen:
-        metrics = Endpoint(given.metrics_listen, registry, running.blockers)
+        metrics = Endpoint(everywhere(given.metrics_listen), registry, running.blockers)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    task = asyncio.create_task(running.run())
+    reloader = _reloader(given.device_config_file, first, running, registry)
+    loop.add_signal_handler(signal.SIGHUP, reloader.reload)
+    task = asyncio.create_task(running.run(configuration=reloader.run))
     await stop.wait()
     log.info("stopping")
     await server.close()

@@ -43,6 +43,7 @@ async def _serve(loaded: Loaded, values: Mapping[str, object]) -> None:
 
     from deviceplugin import registry
     from deviceplugin.agent import Agent
+    from deviceplugin.config.difference import differences
     from deviceplugin.config.reload import Outcome, Refused, Reloaded, Reloader
     from deviceplugin.http import Endpoint
     from deviceplugin.version import __version__
@@ -63,7 +64,8 @@ async def _serve(loaded: Loaded, values: Mapping[str, object]) -> None:
             return
         agent.readiness.clear("configuration")
         if isinstance(outcome, Reloaded):
-            log.info("configuration reloaded")
+            changes = differences(outcome.former.config, outcome.loaded.config)
+            log.info("configuration reloaded", changes=changes)
             agent.apply(outcome.loaded.config)
 
     reloader = Reloader(loaded, lambda: load(values, os.environ), handle)

@@ -25,9 +25,10 @@ DEBOUNCE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """There is a new configuration."""
+    """There is a new configuration in the place of the `former` one."""
 
     loaded: Loaded
+    former: Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,6 @@ class Reloader:
             return None if repeated and not asked else Refused(error.problems, self.current)
         healed, self._problems = bool(self._problems), ()
         if loaded != self.current:
-            self.current = loaded
-            return Reloaded(loaded)
+            former, self.current = self.current, loaded
+            return Reloaded(loaded, former)
         return Unchanged(loaded) if asked or healed else None

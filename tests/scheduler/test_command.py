@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.apiserver.client import Path as ApiPath
 from deviceplugin.cli.main import cli
 
@@ -61,11 +62,11 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def started(kubeconfig: Path, *flags: str) -> AsyncIterator[Process]:
+async def started(kubeconfig: Path, *flags: str, **variables: str) -> AsyncIterator[Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "deviceplugin", "scheduler", "--http_bind=127.0.0.1:0"),
         *("--log-format=json", *flags),
-        env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        env={**os.environ, "KUBECONFIG": str(kubeconfig), **variables},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -208,3 +209,58 @@ def test_files_that_hold_no_certificate_are_refused_at_the_start(tmp_path: Path)
     done = CliRunner().invoke(cli, ["scheduler", *flags])
     assert done.exit_code == 1
     assert f"error: {file} holds no certificate in PEM" in done.output
+
+
+async def test_the_device_configuration_is_followed_and_its_pod_tells_of_it(
+    bench: Any, make: Any, tmp_path: Path
+) -> None:
+    def publish(text: str) -> None:
+        """As kubelet swaps a ConfigMap that is mounted as a directory."""
+        generation = mounted / f"..{len(list(mounted.iterdir()))}"
+        generation.mkdir()
+        (generation / "device-config.yaml").write_text(text)
+        link, fresh = mounted / "device-config.yaml", mounted / "..data_tmp"
+        if not link.is_symlink():
+            link.symlink_to("..data/device-config.yaml")
+        fresh.symlink_to(generation.name)
+        fresh.rename(mounted / "..data")
+
+    mounted = tmp_path / "config"
+    mounted.mkdir()
+    publish("nvidia: {resourceCountName: nvidia.com/gpu}")
+    node = make.node("a")
+    for part in node["status"].values():
+        part["example.com/gpu"] = "20"
+    bench.server.create("nodes", node)
+    pod = make.pod("p")
+    pod["spec"]["containers"][0]["resources"]["limits"] = {"example.com/gpu": "1"}
+    bench.server.create("pods", pod)
+    kubeconfig = bench.server.kubeconfig(tmp_path / "kubeconfig")
+    flags = ("--metrics-bind-address=", f"--device-config-file={mounted}/device-config.yaml")
+    mine = {"POD_NAME": "scheduler-0", "POD_NAMESPACE": "kube-system", "POD_UID": "u"}
+    async with started(kubeconfig, *flags, **mine) as process:
+        await answered(bench, process, "'a'")
+        assert VGPU_NODE not in str(bench.server.get("pods", "p", "default"))
+        publish("nvidia: {resourceCountName: 3}")
+        await process.until("DeviceConfigurationFailed")
+        publish("nvidia: {resourceCountName: example.com/gpu}")
+        await process.until("DeviceConfigurationChanged")
+        await answered(bench, process, "'a'")
+        assert VGPU_NODE in str(bench.server.get("pods", "p", "default"))
+        process.process.send_signal(signal.SIGHUP)
+        await process.until("is as it is in force")
+        assert await process.stop() == 0
+    told = {
+        event["reason"]: event["type"]
+        for event in bench.server.objects("events", "kube-system")
+        if event["involvedObject"]["name"] == "scheduler-0"
+    }
+    assert told == {"DeviceConfigurationFailed": "Warning", "DeviceConfigurationChanged": "Normal"}
+
+
+def test_a_device_configuration_that_is_wrong_at_the_start_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "device-config.yaml"
+    file.write_text("nvidia: {memoryFactor: many}")
+    done = CliRunner().invoke(cli, ["scheduler", f"--device-config-file={file}"])
+    assert done.exit_code == 1
+    assert "nvidia.memoryFactor" in done.output
