@@ -13,7 +13,7 @@ from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
 from deviceplugin.scheduler.quota import Quotas
 
-__all__ = ["decide", "holding_of"]
+__all__ = ["decide", "helps", "holding_of"]
 
 
 def decide(
@@ -26,14 +26,30 @@ def decide(
     """The best of the nodes with these names, within the quotas of the pod's namespace; `mine` is
     what the pod holds already, which it gives up for this.
     """
-    refused = quotas.refusal(wanted.pod.namespace, quotas.asked(wanted.asks), mine)
+    gone = () if mine is None else (mine,)
+    refused = quotas.refusal(wanted.pod.namespace, quotas.asked(wanted.asks), gone)
     if refused is not None:  # wherever it went
         return Nowhere(dict.fromkeys(names, refused))
     return filtering.choose(
         cluster,
         wanted,
         frozenset(names),
-        lambda placement: quotas.allows(wanted, placement, mine),
+        lambda placement: quotas.allows(wanted, placement, gone),
+    )
+
+
+def helps(
+    cluster: Cluster, quotas: Quotas, wanted: Request, name: str, victims: Collection[str]
+) -> bool:
+    """Whether the pod may be on a node once the pods with these uids are gone."""
+    uids = (wanted.pod.uid, *victims)
+    gone = [holding for uid in uids if (holding := cluster.holding(uid)) is not None]
+    return filtering.fits_without(
+        cluster,
+        wanted,
+        name,
+        victims,
+        lambda placement: quotas.allows(wanted, placement, gone),
     )
 
 

@@ -6,11 +6,13 @@ were passed over do not serve is worked out when somebody wants to know (`why`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from deviceplugin.api.hami.keys import DEVICE_POLICY, NODE_POLICY
+from deviceplugin.api.node import ANNOUNCES
 from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.presence import scores
@@ -111,34 +113,52 @@ def choose(
     """The best of the candidates. What the pod itself holds does not stand in its way."""
     names = candidates if isinstance(candidates, frozenset) else frozenset(candidates)
     scored = any(scores(cluster.backends[word]) for word in wanted.words)
-    holding = cluster.holding(wanted.pod.uid)
-    mine = holding.node if holding else ""
     needs = [Need.of(demand) for ask in wanted.asks for demand in ask.demands.values()]
     tried = cluster.failures(wanted.shape)
-    obstacles: dict[str, Obstacle | Reason] = {}
+    search = _Search(wanted.node_policy is Policy.SPREAD)
+    holding = cluster.holding(wanted.pod.uid)
+    mine = holding.node if holding else ""
+    if mine in names:  # its own share is counted as taken there, so its place is not by its score
+        search.take(mine, _on(cluster, wanted, mine, allowed))
+    for name, room in cluster.by_score(fullest_first=not search.spread):
+        if name not in names or name == mine:
+            continue
+        if not scored and not search.is_better(room.score):
+            break  # nor is any that follows
+        known = tried.get(name)
+        if known is not None and known[0] is room:
+            search.take(name, known[1])
+            continue
+        found = _lacks(room, needs) or _on(cluster, wanted, name, allowed)
+        search.take(name, found)
+        if not isinstance(found, Found) and not _passes(found):
+            tried[name] = (room, found)
+    if search.best is not None:
+        return replace(search.best, passed=len(search.obstacles))
+    return Nowhere(MappingProxyType(_reasons(cluster, wanted, names, search.obstacles)))
+
+
+@dataclass(slots=True)
+class _Search:
+    """What was found so far: the best node, and what stands against others."""
+
+    spread: bool
     best: Found | None = None
-    found: Found | Obstacle | Reason
-    for name, room in cluster.by_score(fullest_first=wanted.node_policy is not Policy.SPREAD):
-        if name not in names:
-            continue
-        if name == mine:  # its own share is counted as taken there
-            found = _on(cluster, wanted, name, allowed)
-        elif (known := tried.get(name)) is not None and known[0] is room:
-            found = known[1]
-        else:
-            found = _lacks(room, needs) or _on(cluster, wanted, name, allowed)
-            if not isinstance(found, Found) and not _passes(found):
-                tried[name] = (room, found)
+    obstacles: dict[str, Obstacle | Reason] = field(default_factory=dict)
+
+    def take(self, name: str, found: Found | Obstacle | Reason) -> None:
+        """Another node was looked at."""
         if not isinstance(found, Found):
-            obstacles[name] = found
-            continue
-        if best is None or _is_better(found.placement, best.placement, wanted.node_policy):
-            best = found
-        if not scored:
-            break
-    if best is not None:
-        return Found(best.placement, best.view, len(obstacles))
-    return Nowhere(MappingProxyType(_reasons(cluster, wanted, names, obstacles)))
+            self.obstacles[name] = found
+        elif self.is_better(found.placement.score):
+            self.best = found
+
+    def is_better(self, score: float) -> bool:
+        """Whether a node of this score is better than the best so far."""
+        if self.best is None:
+            return True
+        best = self.best.placement.score
+        return score < best if self.spread else score > best
 
 
 def _passes(obstacle: Obstacle | Reason) -> bool:
@@ -181,10 +201,17 @@ def why(
     return allowed(found) or found
 
 
-def fits_without(cluster: Cluster, wanted: Request, name: str, gone: Collection[str]) -> bool:
+def fits_without(
+    cluster: Cluster,
+    wanted: Request,
+    name: str,
+    gone: Collection[str],
+    allowed: Allowed = lambda _placement: None,
+) -> bool:
     """Whether the pod would fit on a node if the pods with these uids were gone."""
     view = cluster.view(name, {wanted.pod.uid, *gone})
-    return view is not None and isinstance(_place(cluster, wanted, view), Placement)
+    found = _place(cluster, wanted, view) if view is not None else None
+    return isinstance(found, Placement) and allowed(found) is None
 
 
 def _on(cluster: Cluster, wanted: Request, name: str, allowed: Allowed) -> Found | Reason:
@@ -198,26 +225,39 @@ def _on(cluster: Cluster, wanted: Request, name: str, allowed: Allowed) -> Found
 
 
 def _place(cluster: Cluster, wanted: Request, view: NodeView) -> Placement | Unfit:
+    if ANNOUNCES not in view.facts.annotations and (unserved := _unserved(wanted)) is not None:
+        return unserved
     return place(
         view, wanted.pod, wanted.asks, cluster.backends, wanted.card_policy, wanted.node_policy
     )
 
 
+def _unserved(wanted: Request) -> Unfit | None:
+    """HAMi's agents hand to another container what an init container was to get."""
+    for ask in wanted.asks:
+        if ask.container.init and ask.demands:
+            detail = (
+                f"its agent does not serve init containers, and {ask.container.name} asks for "
+                "devices: move the work into a regular container"
+            )
+            reason = Reason(Obstacle.INIT_CONTAINERS, "", detail)
+            return Unfit(ask.container.name, next(iter(ask.demands)), 0, (reason,))
+    return None
+
+
 def first_reason(unfit: Unfit) -> Reason:
-    """The reason that stands for all: the node's own, else the commonest of its cards."""
+    """The reason that stands for all: the node's own, with what is in the way on its cards, else
+    the commonest of its cards.
+    """
+    counted = Counter(reason.obstacle for reason in unfit.reasons if reason.card)
     for reason in unfit.reasons:
         if not reason.card:
-            return reason
-    counted = [reason.obstacle for reason in unfit.reasons]
+            others = (f"{number} {obstacle}" for obstacle, number in counted.most_common())
+            return replace(reason, detail="; ".join(filter(None, (reason.detail, *others))))
     if not counted:
         return Reason(Obstacle.TOO_FEW_FIT)
-    commonest = max(dict.fromkeys(counted), key=counted.count)
-    detail = f"{counted.count(commonest)} of {unfit.cards} cards"
-    return Reason(commonest, detail=detail)
-
-
-def _is_better(one: Placement, other: Placement, policy: Policy) -> bool:
-    return one.score < other.score if policy is Policy.SPREAD else one.score > other.score
+    ((commonest, number),) = counted.most_common(1)
+    return Reason(commonest, detail=f"{number} of {unfit.cards} cards")
 
 
 def _absent(cluster: Cluster, wanted: Request, name: str) -> str:

@@ -135,10 +135,10 @@ class Quotas:
                     yield namespace, name, resource, limit
 
     def allows(
-        self, wanted: Request, placement: Placement, mine: Holding | None = None
+        self, wanted: Request, placement: Placement, gone: Iterable[Holding] = ()
     ) -> Reason | None:
-        """Why a placement is more than its namespace has left; None when it is not. `mine` is what
-        the pod holds already, which it gives up for this.
+        """Why a placement is more than its namespace has left once these are gone, what the pod
+        holds already among them; None when it is not.
         """
         given = {
             word: [
@@ -147,13 +147,16 @@ class Quotas:
             ]
             for word, containers in placement.containers.items()
         }
-        return self.refusal(wanted.pod.namespace, self._amounts(given), mine)
+        return self.refusal(wanted.pod.namespace, self._amounts(given), gone)
 
-    def refusal(self, namespace: str, asked: Amounts, mine: Holding | None = None) -> Reason | None:
-        """Why a namespace cannot have so much more; None when it can."""
+    def refusal(
+        self, namespace: str, asked: Amounts, gone: Iterable[Holding] = ()
+    ) -> Reason | None:
+        """Why a namespace cannot have so much more once these are gone; None when it can."""
         used = Counter(self._used.get(namespace, Counter()))
-        if mine is not None and mine.namespace == namespace:
-            used.subtract(self.held(mine))
+        for holding in gone:
+            if holding.namespace == namespace:
+                used.subtract(self.held(holding))
         for name, amounts in self._limits.get(namespace, {}).items():
             for resource, limit in amounts.items():
                 more = asked.get(resource, 0)

@@ -21,7 +21,7 @@ from deviceplugin.placement.write import decision
 from deviceplugin.scheduler import extender, filtering
 from deviceplugin.scheduler.binding import Binder, NotBoundError
 from deviceplugin.scheduler.cluster import Cluster
-from deviceplugin.scheduler.deciding import decide, holding_of
+from deviceplugin.scheduler.deciding import decide, helps, holding_of
 from deviceplugin.scheduler.events import (
     BINDING_FAILED,
     BINDING_SUCCEED,
@@ -182,13 +182,13 @@ class ExtenderService:
         wanted = self._request(self.cluster, pod)
         if not wanted.words:
             return extender.preempt_result(asked.victims, asked.violations)
-        helps = {
+        left = {
             name: uids
             for name, uids in asked.victims.items()
-            if filtering.fits_without(self.cluster, wanted, name, uids)
+            if helps(self.cluster, self.quotas, wanted, name, uids)
         }
-        self.counts["preempt", "helps" if helps else "does not help"] += 1
-        return extender.preempt_result(helps, asked.violations)
+        self.counts["preempt", "helps" if left else "does not help"] += 1
+        return extender.preempt_result(left, asked.violations)
 
     # --- what they share --------------------------------------------------------------------------
 

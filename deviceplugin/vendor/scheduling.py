@@ -317,6 +317,7 @@ class Obstacle(enum.StrEnum):
     QUOTA = "ResourceQuotaNotFit"
     QOS = "CardQosPolicyMismatch"
     APP_CLASS = "CardAppClassMismatch"
+    INIT_CONTAINERS = "NodeServesNoInitContainers"
 
 
 @dataclass(frozen=True, slots=True)

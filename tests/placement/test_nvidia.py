@@ -382,6 +382,21 @@ def test_partitions_in_use_are_left_alone() -> None:
     assert why(found) == [Obstacle.VENDOR_RULE]
 
 
+def test_an_init_container_may_have_a_card_divided_otherwise_when_nobody_else_is_on_it() -> None:
+    backend = mig(SEVENTHS, geometry(("3g", 42, 20480, 2)))
+    whole = card(mode="mig", memory=40960)
+    wanted = pod({GPU: 1, MEM: 5000}, {GPU: 1, MEM: 15000}, init=1)
+    found = fit([whole], wanted, backend)
+    assert isinstance(found, Placement)
+    given = found.containers["NVIDIA"]
+    assert [str(devices[0].slot) for devices in given] == ["[0-0]", "[1-0]"]
+    held = [Held("u", "n/p", devices, init=n == 0) for n, devices in enumerate(given)]
+    shared = cards_with([whole], held)
+    assert why(fit(shared, pod({GPU: 1, MEM: 100}), backend)) == [Obstacle.VENDOR_RULE]
+    other = whole.with_tenant(Tenant("n/x", 5120, 14, "0-3"))
+    assert why(fit([other], wanted, backend)) == [Obstacle.VENDOR_RULE]
+
+
 # --- requests and admission -----------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from deviceplugin.api.hami import nodelock, poddevices
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS, VGPU_NODE
+from deviceplugin.api.node import ANNOUNCES
 from deviceplugin.scheduler.settings import SchedulerSettings
 
 NVIDIA = VENDORS["NVIDIA"]
@@ -329,6 +330,68 @@ async def test_preemption_keeps_the_nodes_where_it_helps(bench: Any, make: Any) 
         "NodeNameToMetaVictims": {"b": {"Pods": [{"UID": uids["large"]}], "NumPDBViolations": 1}}
     }
     assert other["metadata"]["uid"]
+
+
+async def test_preemption_does_not_evict_for_a_quota_that_stays_in_the_way(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    hard = {"limits.nvidia.com/gpumem": "900"}
+    quota = {"metadata": {"namespace": "default", "name": "q"}, "spec": {"hard": hard}}
+    bench.server.create("resourcequotas", quota)
+    _, address = await bench.scheduler()
+    uids = []
+    for name, size in (("small", 100), ("large", 700)):
+        stored = bench.server.create("pods", make.pod(name, memory=size))
+        uids.append(stored["metadata"]["uid"])
+        assert await placed(bench, address, name, ["a"]) == "a"
+        assert await bench.bind(address, name, "a") == ""
+    wanted = bench.server.create("pods", make.pod("wanted", memory=300))
+
+    async def left(victims: list[str]) -> dict[str, Any]:
+        pods = [{"UID": uid} for uid in victims]
+        body = {"Pod": wanted, "NodeNameToMetaVictims": {"a": {"Pods": pods}}}
+        answer: dict[str, Any] = await bench.post(f"{address}/preempt", body)
+        return answer["NodeNameToMetaVictims"]  # type: ignore[no-any-return]
+
+    assert await left(uids[:1]) == {}  # the room is enough then, the quota is not
+    assert list(await left(uids[1:])) == ["a"]
+
+
+async def test_a_node_whose_agent_serves_no_init_containers_is_passed_over_for_another(
+    bench: Any, make: Any
+) -> None:
+    """HAMi's agents do not; of two nodes the better by score is one of theirs."""
+    bench.server.create("nodes", make.node("theirs"))
+    ours = make.node("ours")
+    ours["metadata"]["annotations"][ANNOUNCES] = "x"
+    bench.server.create("nodes", ours)
+    for name in ("filler", "p"):
+        pod = make.pod(name)
+        if name == "p":
+            first = {**pod["spec"]["containers"][0], "name": "first"}
+            pod["spec"]["initContainers"] = [first]
+        bench.server.create("pods", pod)
+    _, address = await bench.scheduler()
+    assert await placed(bench, address, "filler", ["theirs"]) == "theirs"
+    answer = await bench.filter(address, "p", ["theirs"])
+    text = answer["FailedNodes"]["theirs"]
+    assert text.startswith("NodeServesNoInitContainers: its agent does not serve init containers")
+    assert "first asks for devices" in text
+    assert await placed(bench, address, "p", ["theirs", "ours"]) == "ours"
+
+
+async def test_what_a_pod_holds_itself_does_not_decide_where_it_goes(bench: Any, make: Any) -> None:
+    """Filtered again it goes where it would go now, not where it is because it is there."""
+    for name in ("a", "b"):
+        bench.server.create("nodes", make.node(name, cards=1, deferred=True))
+    for name, size in (("on-a", 100), ("on-b", 300), ("p", 5000)):
+        bench.server.create("pods", make.pod(name, memory=size))
+    _, address = await bench.scheduler()
+    assert await placed(bench, address, "on-a", ["a"]) == "a"
+    assert await placed(bench, address, "p", ["a", "b"]) == "a"
+    assert await placed(bench, address, "on-b", ["b"]) == "b"
+    assert await placed(bench, address, "p", ["a", "b"]) == "b"
 
 
 async def test_after_a_restart_the_cluster_is_as_it_was(bench: Any, make: Any) -> None:

@@ -180,6 +180,8 @@ class Gpus:
         """The free partitions of a card that are large enough, in the order of their positions.
 
         While a card has none in use, the first geometry with one that is large enough will be made.
+        One that an init container has in another geometry than the rest of its pod takes nobody
+        else: it is divided anew in between.
         """
         geometries = self._geometries(card)
         used = [slot(tenant.slot) for tenant in card.tenants if tenant.slot]
@@ -187,7 +189,8 @@ class Gpus:
         need = self._need(card, demand)
         if used:
             number = used[0].geometry
-            chosen = geometries[number : number + 1]
+            same = all(place.geometry == number for place in used)
+            chosen = geometries[number : number + 1] if same else ()
         else:
             fits = (n for n, one in enumerate(geometries) if any(p.memory >= need for p in one))
             number = next(fits, 0)
