@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deviceplugin.cli.scheduler import _backends
+from deviceplugin.cli.backends import configured
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
 TOP = Path(__file__).parents[2]
@@ -119,6 +119,6 @@ def backends(plain: Manifests, tmp_path_factory: pytest.TempPathFactory) -> tupl
     file = tmp_path_factory.mktemp("config") / "device-config.yaml"
     text = plain.one("ConfigMap", "deviceplugin-scheduler")["data"]["device-config.yaml"]
     file.write_text(text)
-    found: tuple[SchedulingBackend, ...] = _backends(str(file))
+    found: tuple[SchedulingBackend, ...] = configured(str(file)).backends
     assert found
     return found
