@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -28,22 +28,12 @@ from deviceplugin.scheduler.watching import Watching
 from deviceplugin.scheduler.webhook import Webhook
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
-__all__ = ["Beside", "Scheduler"]
+__all__ = ["Scheduler"]
 
 BACKOFF_FIRST, BACKOFF_MOST = 0.5, 30.0
 
 Part = Callable[[], Coroutine[Any, Any, None]]
 """What runs until it is cancelled."""
-
-
-class Beside(Protocol):
-    """What has to run, and to be well, beside the cluster: the server's certificate."""
-
-    def blockers(self) -> Mapping[str, str]:
-        """Why this replica cannot be talked to, by name."""
-
-    async def run(self) -> None:
-        """Keep it well until cancelled."""
 
 
 class Scheduler:
@@ -55,10 +45,8 @@ class Scheduler:
         backends: Iterable[SchedulingBackend],
         api: Api,
         leading: Leading,
-        certificate: Beside | None = None,
     ) -> None:
         self.settings = settings
-        self._certificate = certificate
         by_word = _by_word(backends)
         self.quotas = Quotas(by_word)
         self.cluster = Cluster(by_word, self.quotas.moved)
@@ -126,8 +114,7 @@ class Scheduler:
 
     def blockers(self) -> Mapping[str, str]:
         """Why this replica is not ready, by name. Followers are ready: they serve the webhook."""
-        found = {} if self.watching.synced else {"cluster": "not seen whole yet"}
-        return {**found, **(self._certificate.blockers() if self._certificate else {})}
+        return {} if self.watching.synced else {"cluster": "not seen whole yet"}
 
     async def run(self, **beside: Part) -> None:
         """Until cancelled; a part that ends is started again. `beside` are more parts, by name."""
@@ -137,8 +124,6 @@ class Scheduler:
             group.create_task(_again("handshakes", self._handshakes.run))
             group.create_task(_again("sweep", self.sweep.run))
             group.create_task(_again("leadership", self.leading.run))
-            if self._certificate is not None:
-                group.create_task(_again("certificate", self._certificate.run))
             for name, run in beside.items():
                 group.create_task(_again(name, run))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from deviceplugin.apiserver.client import Api
     from deviceplugin.scheduler.certificates.metrics import CertificateMetrics
     from deviceplugin.scheduler.certificates.serving import Serving
-    from deviceplugin.scheduler.run import Beside
 
 __all__ = ["CertificateFlags", "Source", "certificate_options", "source"]
 
@@ -130,11 +129,18 @@ _OPTIONS = (
 )
 
 
+class Keeper(Protocol):
+    """Whoever sees to it that what is served is good."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the certificate comes from, what is served of it, and its metrics."""
 
-    keeper: Beside
+    keeper: Keeper
     serving: Serving
     metrics: CertificateMetrics
 

@@ -449,13 +449,15 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     tls = source(given.certificate, api)
     if tls is not None:
         registry.register(tls.metrics)
-    running = Scheduler(
-        settings, first.backends, api, _leading(given), tls.keeper if tls is not None else None
-    )
+    running = Scheduler(settings, first.backends, api, _leading(given))
+
+    def blockers() -> Mapping[str, str]:
+        return {**running.blockers(), **(tls.serving.blockers() if tls is not None else {})}
+
     seconds = Latencies(registry).seconds
     server = Server(
         running.routes(),
-        running.blockers,
+        blockers,
         lambda path, took: seconds.labels(path.strip("/")).observe(took),
     )
     loop = asyncio.get_running_loop()
@@ -473,13 +475,14 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     log.info("answering", address=":".join(map(str, server.address)), tls=tls is not None)
     metrics = None
     if given.metrics_listen:
-        metrics = Endpoint(everywhere(given.metrics_listen), registry, running.blockers)
+        metrics = Endpoint(everywhere(given.metrics_listen), registry, blockers)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     reloader = _reloader(given.device_config_file, first, running, registry)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload)
-    task = asyncio.create_task(running.run(configuration=reloader.run))
+    beside = {"certificate": tls.keeper.run} if tls is not None else {}
+    task = asyncio.create_task(running.run(configuration=reloader.run, **beside))
     await stop.wait()
     log.info("stopping")
     await server.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,10 +44,6 @@ class CertificateFiles:
         Raises `CertificateError`.
         """
         self._serving.serve(self._pair(*self._read()), f"read from {self._chain}")
-
-    def blockers(self) -> Mapping[str, str]:
-        """Why nobody who looks at certificates can talk to this replica, by name."""
-        return self._serving.blockers()
 
     async def run(self) -> None:
         """Take up what changes, until cancelled."""

@@ -90,10 +90,6 @@ class IssuedCertificate:
         """Look again soon. Call it on the event loop."""
         self._wake.set()
 
-    def blockers(self) -> Mapping[str, str]:
-        """Why nobody who looks at certificates can talk to this replica, by name."""
-        return self._serving.blockers()
-
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:

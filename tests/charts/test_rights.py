@@ -154,8 +154,8 @@ async def everything(world: World, plain: Any, backends: tuple[Any, ...]) -> Non
     server.create("pods", pod("fits"))
     server.create("pods", pod("never", 100))
     await Followed(api, NAMESPACE, *plain.flag("leader-elect-resource-name"), "host").look()
-    made = Scheduler(SchedulerSettings(bind_patience=30), backends, api, Alone(), certificate)
-    async with running(made):
+    made = Scheduler(SchedulerSettings(bind_patience=30), backends, api, Alone())
+    async with running(made), running(certificate):
         await world.until(lambda: made.watching.synced)
         await world.until(lambda: all(certificate.publishing.published.values()))
         for _ in range(2):  # the second time the event is counted up
