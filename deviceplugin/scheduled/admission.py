@@ -90,7 +90,7 @@ def check_room(wanted: Record, others: Iterable[Record], table: Table, plan: Res
     Raises `NotAdmissibleError`.
     """
     held = [r for r in others if r.resource == wanted.resource and r.key != wanted.key]
-    before, after = used(held), used([*held, wanted])
+    after = used([*held, wanted])
     split = plan.split
     for share in wanted.shares:
         uuid, device = share.uuid, table.devices[share.uuid]
@@ -108,9 +108,10 @@ def check_room(wanted: Record, others: Iterable[Record], table: Table, plan: Res
         )
         for position, (unit, most) in enumerate(limits):
             if most is not None and after[uuid][position] > most:
+                before = used(held).get(uuid, NOTHING)
                 raise NotAdmissibleError(
                     f"{_amounts(share)[position]} {unit} of {uuid} do not fit: it has {most}, "
-                    f"other containers on this node hold {before.get(uuid, NOTHING)[position]}",
+                    f"other containers on this node hold {before[position]}",
                     OVER_CAPACITY,
                 )
 

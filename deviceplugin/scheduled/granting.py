@@ -194,10 +194,19 @@ async def remember(node: ScheduledNode, record: Record) -> None:
         ) from None
 
 
+async def reserve(node: ScheduledNode, record: Record) -> None:
+    """Let everybody see it; whoever decided on it writes it down, or drops it again."""
+    node.reserved[record.key] = record
+
+
 async def settle(
-    node: ScheduledNode, asker: Asker, attempt: Callable[[Asker], Record], blame: Blame
+    node: ScheduledNode,
+    asker: Asker,
+    attempt: Callable[[Asker], Record],
+    blame: Blame,
+    keep: Callable[[ScheduledNode, Record], Awaitable[None]] = remember,
 ) -> tuple[Record, Asker]:
-    """Decide and remember in one go, so that two never take the same room. What is missing may be
+    """Decide and `keep` it in one go, so that two never take the same room. What is missing may be
     on its way and what is in the way may be ending, so those are waited for a few seconds; every
     `attempt` is given the asker with his pod as it is then, and the last of them is answered, too.
 
@@ -213,7 +222,7 @@ async def settle(
                     raise RefusalError(f"pod {asker.pod.key} is over", "pod-gone", blame)
                 asker = Asker(pod, asker.container)
                 record = attempt(asker)
-                await remember(node, record)
+                await keep(node, record)
                 return record, asker
         except NoGrantError as error:
             refusal = RefusalError(f"{asker.name}: {error}", NO_GRANT, blame)

@@ -110,6 +110,14 @@ class Ledger:
         with self._changing():
             self._commit({k: r for k, r in self._records.items() if k not in gone})
 
+    @property
+    def is_current(self) -> bool:
+        """Whether nobody else has written since the records were read: one look at the file."""
+        try:
+            return _identity(self._path.stat()) == self._seen
+        except OSError:
+            return False
+
     def refresh(self) -> None:
         """Take in what another agent wrote. A file that is gone or damaged tells nothing."""
         with self._writing:

@@ -92,18 +92,35 @@ class Locked:
 
         with self._node.explaining(found.pod):
             try:
-                record, asker = await granting.settle(self._node, found.asker, attempt, Blame.NODE)
+                record, asker = await granting.settle(
+                    self._node, found.asker, attempt, Blame.NODE, granting.reserve
+                )
             except RefusalError:
                 self._node.pod_failed(found.pod)
                 raise
             return self._granted(ask, record, asker)
 
     async def commit(self, ask: Ask, granted: Granted) -> None:
-        """Take the container's part out of the pod's annotation: one conditional write.
+        """Write the grant down and take the container's part out of the pod's annotation, by one
+        conditional write; the one does not wait for the other.
 
         Raises `RefusalError` when somebody else served it, or the API server takes no writes.
         """
-        owner, error = granted.owner, None
+        owner = granted.owner
+        key = (owner.pod_uid, owner.container, owner.resource)
+        both = [self._take_part(ask, owner)]
+        if (record := self._node.reserved.get(key)) is not None:
+            both.append(granting.remember(self._node, record))
+        ends = await asyncio.gather(*both, return_exceptions=True)
+        self._node.reserved.pop(key, None)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        self._finish(owner)
+
+    async def _take_part(self, ask: Ask, owner: Owner) -> None:
+        """Take the container's part out of the pod's annotation. Raises `RefusalError`."""
+        error: ApiError | None = None
         pod = self._node.pods.by_uid(owner.pod_uid)
         unsure = False
         for _ in range(ATTEMPTS):
@@ -119,15 +136,15 @@ class Locked:
                 if not failure.is_conflict:
                     await asyncio.sleep(min(failure.retry_after or 0.5, 2.0))
             else:
-                self._finish(owner)
                 return
         raise _refusal(ask, f"the change of pod {_pod(owner)} failed: {error}", "api-server")
 
     async def abandon(self, ask: Ask, granted: Granted, reason: str) -> None:
         """Forget the grant, tell schedulers and free the node for the next pod."""
         owner = granted.owner
-        record = self._node.ledger.get(owner.pod_uid, owner.container, owner.resource)
-        if record is not None:
+        key = (owner.pod_uid, owner.container, owner.resource)
+        self._node.reserved.pop(key, None)
+        if (record := self._node.ledger.get(*key)) is not None:
             try:
                 await asyncio.to_thread(self._node.ledger.remove, [record])
             except OSError as error:
@@ -267,12 +284,12 @@ class Locked:
     def _turn(self, pod: Pod, resource: str) -> Assignment | None:
         """What the pod's next container gets; None when all were served. Raises `NoGrantError`."""
         if self._keys.to_allocate is None:  # nobody empties anything: who has a grant was served
-            held = self._node.ledger
+            given = self._node.given
             return next(
                 (
                     item
                     for item in assignments(pod, self._keys, resource)
-                    if held.get(pod.uid, item.container.name, resource) is None
+                    if given(pod.uid, item.container.name, resource) is None
                 ),
                 None,
             )

@@ -63,11 +63,13 @@ class ScheduledNode:
         self.checkpoint = Checkpoint(plugin_dir)
         self.identity = Identity(self.pods, pod_resources, self.checkpoint)
         self.ledger = Ledger(run_dir / LEDGER_FILE)
+        self.reserved: dict[tuple[str, str, str], Record] = {}
+        """Decided on and not yet in the ledger, by `Record.key`; changed on the loop only."""
         self.writer = Writer()
         self.events = Events(api, COMPONENT, name)
         self._told: set[tuple[str, Notice, str]] = set()
         self.deciding = asyncio.Lock()
-        """Held from a decision to its entry in the ledger, so that two never take the same room."""
+        """Held from a decision until others see it, so that two never take the same room."""
         self.served: dict[str, VendorKeys] = {}
         """The annotations of each resource that this agent serves by a scheduler's decision."""
         self.deferred = deferred
@@ -128,11 +130,17 @@ class ScheduledNode:
 
     async def recall(self) -> None:
         """Know what an agent that ended since our start handed over until then."""
-        await asyncio.to_thread(self.ledger.refresh)
+        if not self.ledger.is_current:
+            await asyncio.to_thread(self.ledger.refresh)
+
+    def given(self, pod_uid: str, container: str, resource: str) -> Record | None:
+        """What a container was given, written down or not yet."""
+        key = (pod_uid, container, resource)
+        return self.reserved.get(key) or self.ledger.get(*key)
 
     def living(self) -> Iterator[Record]:
         """The grants of pods that are not over."""
-        for record in self.ledger:
+        for record in {**{r.key: r for r in self.ledger}, **self.reserved}.values():
             pod = self.pods.by_uid(record.pod_uid)
             if pod is None or pod.ended:
                 continue
@@ -333,17 +341,18 @@ class ScheduledNode:
         if not self.pods.synced:
             return True
         self._told = {key for key in self._told if self.pods.by_uid(key[0]) is not None}
-        gone = [
-            record
-            for record in self.ledger
-            if (pod := self.pods.by_uid(record.pod_uid)) is None or pod.ended
-        ]
+        self.reserved = {key: r for key, r in self.reserved.items() if not self._is_gone(r)}
+        gone = [record for record in self.ledger if self._is_gone(record)]
         if gone:
             try:
                 await asyncio.to_thread(self.ledger.remove, gone)
             except OSError as error:
                 self._log.warning("the record of grants cannot be written", reason=str(error))
         return True
+
+    def _is_gone(self, record: Record) -> bool:
+        pod = self.pods.by_uid(record.pod_uid)
+        return pod is None or pod.ended
 
 
 def owns(value: str, pod: Pod) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deviceplugin.api.hami import nodelock
+from deviceplugin.api.hami import nodelock, register
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS
 from deviceplugin.api.hami.poddevices import ContainerDevice, MigSlot
 from deviceplugin.api.node import ALLOCATION, ANNOUNCES
@@ -672,3 +672,58 @@ async def test_grants_of_pods_that_went_while_no_agent_ran_are_forgotten(cluster
             await asyncio.sleep(0.02)
         while list(second.scheduled.ledger):
             await asyncio.sleep(0.02)
+
+
+# --- the record is written while the API server answers -------------------------------------------
+
+
+async def test_a_record_that_cannot_be_written_fails_the_pod_and_frees_the_node(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = cluster.start_agent(SMALL, **LOCKED)
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    node = agent.scheduled
+    assert node is not None
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(node.ledger, "put", full)
+    cluster.create(manifest(RESOURCE, "p", {"c0": 1}))
+    await cluster.place(Habit.HAMI28, KEYS, "p", devices(KEYS, (a, 100, 1)))
+    failure = (await cluster.run("default", "p")).failure
+    assert "the grant of default/p/c0 cannot be recorded" in failure
+    await cluster.settled(lambda: MUTEX_LOCK not in cluster.node_annotations())
+    assert cluster.pod_annotations("p")[BIND_PHASE] == "failed"
+    assert list(node.living()) == []
+
+
+async def test_what_is_decided_and_not_written_yet_takes_its_room(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deviceplugin.scheduled.granting.PATIENCE_SECONDS", 0.1)
+    agent = cluster.start_agent(SMALL, **LOCKED, lockless="verify")
+    a, _ = await cluster.ready(KEYS, RESOURCE)
+    node = agent.scheduled
+    assert node is not None
+    put, held = node.ledger.put, threading.Event()
+
+    def late(*records: Any) -> None:
+        held.wait(20)
+        put(*records)
+
+    monkeypatch.setattr(node.ledger, "put", late)
+    most = register.decode(cluster.node_annotations()[str(KEYS.register)])[0].memory
+    for name in ("first", "second"):
+        cluster.create(manifest(RESOURCE, name, {"c0": 1}))
+        wish = Wish(KEYS, [devices(KEYS, (a, most, 1))])
+        await asyncio.to_thread(cluster.scheduler(Habit.VOLCANO).place, "default", name, wish)
+        if name == "first":
+            first = asyncio.create_task(cluster.run("default", name, 5.0))
+            await cluster.until(lambda: node.reserved)
+    second = asyncio.create_task(cluster.run("default", "second", 5.0))
+    assert "do not fit" in (await second).failure
+    held.set()
+    assert (await first).failure == ""
+    assert [record.pod for record in node.ledger] == ["first"]
+    assert node.reserved == {}
