@@ -42,9 +42,11 @@ class Holding:
 
 
 def read(record: PodRecord, backends: Backends) -> tuple[Holding, tuple[str, ...]]:
-    """What a pod's annotations say that it holds, and what of them cannot be read. Pure."""
+    """What a pod holds by its annotations, on the node that it is bound to or else would be; and
+    what of them cannot be believed. Pure.
+    """
     held, problems = decided(record.pod, backends)
-    holding = Holding(record.uid, record.namespace, record.name, record.node, held)
+    holding = Holding(record.uid, record.namespace, record.name, record.bound or record.node, held)
     return holding, tuple(map(str, problems))
 
 
@@ -115,13 +117,25 @@ class Cluster:
             del self._nodes[name]
 
     def set_pod(self, record: PodRecord) -> tuple[str, ...]:
-        """The watch saw a pod that was decided about. Answers what cannot be read of one that
-        counts.
+        """The watch saw a pod. Answers what cannot be read of one that counts.
+
+        A bound pod is decided for good, and what is known of it stays known: its own decision where
+        this process made it, else what its annotations said when it was seen first. Whoever changes
+        them later changes nothing of what its containers were given.
         """
-        if not record.counts_on:
+        if not record.bound:
             self._see(record.uid, None)
             return ()
+        known = self.holding(record.uid)
+        if known is not None and known.node != record.bound:
+            known = None
+        if known is not None and record.uid in self._assumed:
+            self._see(record.uid, known)
+            return ()
         holding, problems = read(record, self.backends)
+        if known is not None:
+            held = {**holding.held, **known.held}
+            holding = replace(known, held=MappingProxyType(held)) if held != known.held else known
         self._see(record.uid, holding if holding.held else None)
         return problems
 
@@ -144,6 +158,9 @@ class Cluster:
         fresh = Cluster(backends)
         for node in nodes:
             fresh.set_node(node)
+        for holding in self._seen.values():
+            if (kept := holding.of(backends)).held:
+                fresh._see(kept.uid, kept)
         for pod in pods:
             fresh.set_pod(pod)
         for holding in self._assumed.values():
@@ -170,6 +187,11 @@ class Cluster:
         """Only what the watch saw counts."""
         for uid in tuple(self._assumed):
             self.forget(uid)
+
+    def bound(self, uid: str) -> str:
+        """The node that a pod which holds devices is bound to; empty where it is to none yet."""
+        seen = self._seen.get(uid)
+        return seen.node if seen else ""
 
     def assumed(self, uid: str) -> Holding | None:
         """What was assumed of a pod and the watch has not shown yet."""

@@ -68,6 +68,7 @@ def holding_of(wanted: Request, found: Found, cluster: Cluster) -> Holding:
                 ask.container.init and not ask.container.sidecar,
                 remembered,
                 position,
+                ask.demands[word].part,
             )
             for position, (ask, devices) in enumerate(zip(wanted.asks, containers, strict=True))
             if devices

@@ -1,26 +1,34 @@
 """Pods, as far as a scheduler counts them, from the API server's JSON. Pure.
 
-A decision is believed where the pod is bound to the node that it names. Before that it counts only
-in the memory of the scheduler that made it: anybody may write annotations on a pod of his own.
+A decision counts once the pod is bound. Before that it counts only in the memory of the scheduler
+that made it: anybody may write annotations on a pod of his own.
 Source: hami-scheduler.md 3.5, 11.4.
 """
 
 from __future__ import annotations
 
+import enum
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from deviceplugin.api.hami import poddevices
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import VGPU_NODE, WEBHOOK
+from deviceplugin.api.hami.poddevices import ContainerDevices
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.observe import Held, held_of
 from deviceplugin.scheduler.nodes import NOBODY_READS
-from deviceplugin.vendor.scheduling import ContainerSpec, PodSpec, RefusedError, SchedulingBackend
+from deviceplugin.vendor.scheduling import (
+    ContainerSpec,
+    Demand,
+    PodSpec,
+    RefusedError,
+    SchedulingBackend,
+)
 
 __all__ = ["Decided", "PodRecord", "decided", "pod_record"]
 
@@ -35,7 +43,8 @@ class PodRecord:
     """A pod as the API server tells of it; `decided` reads what it holds. `node` is the one that a
     decision names, empty where nobody has decided yet, `bound` the one that it is bound to,
     `scheduler` the one that it names; `ignored` says that it has the label by which webhooks are
-    told to leave it alone. Of `pod` only that is kept which decisions are read by.
+    told to leave it alone. Of `pod` only that is kept which decisions are read by. `version` is for
+    conditional writes, and says nothing of the pod.
     """
 
     pod: PodSpec
@@ -43,6 +52,7 @@ class PodRecord:
     bound: str = ""
     scheduler: str = ""
     ignored: bool = False
+    version: str = field(default="", compare=False)
 
     @property
     def uid(self) -> str:
@@ -58,11 +68,6 @@ class PodRecord:
     def name(self) -> str:
         """The pod's name."""
         return self.pod.name
-
-    @property
-    def counts_on(self) -> str:
-        """The node whose devices it holds for certain; empty where none."""
-        return self.node if self.node == self.bound else ""
 
 
 def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
@@ -86,50 +91,91 @@ def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
         sys.intern(str(spec.get("nodeName") or "")),
         sys.intern(str(spec.get("schedulerName") or "")),
         (metadata.get("labels") or {}).get(WEBHOOK) == "ignore",
+        str(metadata.get("resourceVersion") or ""),
     )
 
 
 def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError, ...]]:
-    """What a pod's annotations say that its containers hold, and what cannot be read."""
+    """What a pod's containers hold by its annotations, and what of them cannot be believed.
+
+    An annotation tells which cards they are. How much of each is what the container asks for: who
+    writes more on a pod of his own keeps nobody off a card, and who writes less hides nothing.
+    """
     held: dict[str, tuple[Held, ...]] = {}
     problems: list[ValueError] = []
     for word, backend in backends.items():
         if backend.keys.allocated not in pod.annotations:
             continue
         try:
-            held[word] = _held(pod, word, backends)
+            held[word], found = _held(pod, backend)
         except AnnotationError as error:
             problems.append(error)
+        else:
+            problems += found
     return MappingProxyType({w: items for w, items in held.items() if items}), tuple(problems)
 
 
-def _held(pod: PodSpec, word: str, backends: Backends) -> tuple[Held, ...]:
-    backend = backends[word]
+def _held(
+    pod: PodSpec, backend: SchedulingBackend
+) -> tuple[tuple[Held, ...], list[AnnotationError]]:
+    key = backend.keys.allocated
     devices = held_of(pod.annotations, backend)
     containers = (*pod.init_containers, *pod.containers)
-    wanted = [_wants(container, pod, backend) for container in containers]
+    wanted = [_demand(container, pod, backend) for container in containers]
     count = len(pod.init_containers)
-    owners = poddevices.owners(devices, wanted[:count], wanted[count:], backend.keys.allocated)
+    asks = [isinstance(demand, Demand) for demand in wanted]
+    owners = poddevices.owners(devices, asks[:count], asks[count:], key)
     remembered = {k: pod.annotations[k] for k in backend.remembers if k in pod.annotations}
-    found = []
+    found, problems = [], []
     for position, owner in zip(poddevices.segments(devices), owners, strict=True):
-        container = containers[owner]
-        first = container.init and not container.sidecar
-        found.append(
-            Held(
-                pod.uid, f"{pod.namespace}/{pod.name}", devices[position], first, remembered, owner
+        container, demand = containers[owner], wanted[owner]
+        told = devices[position]
+        given, percent = (told, None) if isinstance(demand, _Unknown) else _given(told, demand)
+        if given != told:
+            problems.append(
+                AnnotationError(
+                    key,
+                    f"other devices or amounts than container {container.name} asks for, whose own "
+                    "count",
+                    "find out who wrote it",
+                )
             )
-        )
-    return tuple(found)
+        if given:
+            first = container.init and not container.sidecar
+            name = f"{pod.namespace}/{pod.name}"
+            found.append(Held(pod.uid, name, given, first, remembered, owner, percent))
+    return tuple(found), problems
 
 
-def _wants(container: ContainerSpec, pod: PodSpec, backend: SchedulingBackend) -> bool:
-    """What would be refused today may be held since before the configuration changed."""
+class _Unknown(enum.Enum):
+    REFUSED = enum.auto()
+    """Today: it may be held since before the configuration changed."""
+
+
+def _demand(
+    container: ContainerSpec, pod: PodSpec, backend: SchedulingBackend
+) -> Demand | _Unknown | None:
     try:
         demand = backend.demand(container, pod)
     except RefusedError:
-        return False
-    return demand is not None and demand.count > 0
+        return _Unknown.REFUSED
+    return demand if demand is not None and demand.count > 0 else None
+
+
+def _given(told: ContainerDevices, demand: Demand | None) -> tuple[ContainerDevices, int | None]:
+    """Of the devices that an annotation tells of those that a demand can have led to, with its
+    amounts; and the part of each card, where it asks for that.
+    """
+    if demand is None:
+        return (), None
+    cores = min(demand.cores_percent, 100)
+    given = tuple(
+        device
+        if device.slot is not None  # the partition's amounts
+        else replace(device, memory=demand.memory_mib or device.memory, cores=cores)
+        for device in told[: demand.count]
+    )
+    return given, demand.part
 
 
 def _slim(pod: PodSpec) -> PodSpec:

@@ -39,7 +39,8 @@ CORDON = "hami.io/device-cordon"
 class Held:
     """What one container of a pod holds of one word. `pod` is ``namespace/name``, `init` an init
     container that runs to its end before the others start, `position` the container's place in the
-    pod, init containers first.
+    pod, init containers first. `memory_percent` is set where the container asked for a part of each
+    card instead of an amount: it counts in place of the devices' memory.
     """
 
     uid: str
@@ -48,6 +49,20 @@ class Held:
     init: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     position: int = 0
+    memory_percent: int | None = None
+
+    def tenant(self, device: ContainerDevice, card: Card) -> Tenant:
+        """What it holds of a card by one of its devices; of a hardware partition, which its
+        annotation alone tells of, not more than there is.
+        """
+        size, slot = card.device, ""
+        memory, cores = device.memory, device.cores
+        if device.slot is not None:
+            slot = f"{device.slot.geometry}-{device.slot.position}"
+            memory, cores = min(memory, size.memory), min(cores, size.cores)
+        elif self.memory_percent is not None:
+            memory = size.memory * self.memory_percent // 100
+        return Tenant(self.pod, memory, cores, slot, self.annotations, self.init)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,16 +151,12 @@ def cards_with(cards: Sequence[Card], held: Iterable[Held]) -> tuple[Card, ...]:
 
 
 def _with_pod(card: Card, items: Sequence[Held]) -> Card:
-    tenants: list[Tenant] = []
-    for item in items:
-        for device in item.devices:
-            if device.uuid == card.uuid:
-                slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
-                tenants.append(
-                    Tenant(
-                        item.pod, device.memory, device.cores, slot, item.annotations, item.init
-                    )
-                )
+    tenants = [
+        item.tenant(device, card)
+        for item in items
+        for device in item.devices
+        if device.uuid == card.uuid
+    ]
     return Card(
         card.device,
         (*card.tenants, *tenants),

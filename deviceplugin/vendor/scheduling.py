@@ -200,11 +200,16 @@ class Demand:
     same_numa: bool = False
     facts: Mapping[str, str] = field(default_factory=_empty, hash=False)
 
+    @property
+    def part(self) -> int | None:
+        """Percent of a card's memory that it takes; None where it takes an amount."""
+        return None if self.memory_mib else self.memory_percent or 0
+
     def memory_of(self, total_mib: int) -> int:
         """MiB that it takes of a card with so much memory."""
         if self.memory_mib:
             return self.memory_mib
-        return total_mib * (self.memory_percent or 0) // 100
+        return total_mib * (self.part or 0) // 100
 
 
 # --- what there is -----------------------------------------------------------------------------

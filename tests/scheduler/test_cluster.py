@@ -359,16 +359,16 @@ def test_a_sidecar_counts_beside_the_others_and_an_init_container_before_them(
     ]
     item["metadata"]["annotations"] = {
         VGPU_NODE: "a",
-        NVIDIA.allocated: "GPU-0,NVIDIA,1,1:;GPU-0,NVIDIA,2,1:;GPU-0,NVIDIA,3,1:;",
+        NVIDIA.allocated: "GPU-1,NVIDIA,100,1:;GPU-2,NVIDIA,100,1:;GPU-3,NVIDIA,100,1:;",
     }
     item["spec"]["nodeName"] = "a"
     record = pod_record(item)
     assert record is not None
     found, _ = read(record, backends)
-    assert [(h.devices[0].memory, h.init) for h in found.held["NVIDIA"]] == [
-        (1, True),
-        (2, False),
-        (3, False),
+    assert [(h.devices[0].uuid, h.init) for h in found.held["NVIDIA"]] == [
+        ("GPU-1", True),
+        ("GPU-2", False),
+        ("GPU-3", False),
     ]
 
 

@@ -67,7 +67,7 @@ def test_every_object_can_be_read_and_no_card_holds_more_than_it_has(plan: Plan)
     for item in made.pods:
         pod = pod_record(item)
         assert pod is not None
-        assert pod.counts_on
+        assert pod.bound
         holding, problems = read(pod, BY_WORD)
         assert holding.held
         assert not problems
