@@ -6,21 +6,20 @@ asked for and kept until something of that node changes. Everything here belongs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import Held, NodeView, cards_with, node_view
 from deviceplugin.scheduler.nodes import NodeRecord, inventory, moving, withdrawal, withdrawn
 from deviceplugin.scheduler.pods import Decided, PodRecord, decided
+from deviceplugin.scheduler.remembered import Remembered
 from deviceplugin.scheduler.room import Order, Room, room_of
-from deviceplugin.vendor.scheduling import NodeFacts, Obstacle, Reason
+from deviceplugin.vendor.scheduling import NodeFacts
 
 __all__ = ["Cluster", "Holding", "read"]
-
-SHAPES = 64
-"""Shapes of pods of which is remembered where they do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,8 @@ class Cluster:
         self._stale: set[str] = set()
         self._order = Order()
         self._rooms: dict[str, Room] = {}
-        self._failures: dict[Hashable, dict[str, tuple[Room, Obstacle | Reason]]] = {}
+        self.remembered: Remembered[Any] = Remembered()
+        """Forgets a node whenever something of it changes; filled by who chooses among nodes."""
 
     # --- what is heard --------------------------------------------------------------------------
 
@@ -254,24 +254,15 @@ class Cluster:
         self._settle()
         return self._rooms.get(name)
 
-    def by_score(self, *, fullest_first: bool) -> Iterator[tuple[str, Room]]:
-        """The nodes that have devices, by how full they are, with their room."""
+    def rooms(self) -> Mapping[str, Room]:
+        """What is left on each node that has devices."""
         self._settle()
-        rooms = self._rooms
-        order = reversed(self._order) if fullest_first else iter(self._order)
-        return ((name, rooms[name]) for name in order)
+        return self._rooms
 
-    def failures(self, shape: Hashable) -> dict[str, tuple[Room, Obstacle | Reason]]:
-        """Why pods of one shape were found not to fit, by node: it holds as long as the node's room
-        is the very same. Of the shapes that were asked for last some are remembered.
-        """
-        found = self._failures.pop(shape, None)
-        if found is None:
-            found = {}
-            if len(self._failures) >= SHAPES:
-                del self._failures[next(iter(self._failures))]
-        self._failures[shape] = found
-        return found
+    def by_score(self, *, fullest_first: bool) -> Iterator[str]:
+        """The nodes that have devices, by how full they are."""
+        self._settle()
+        return reversed(self._order) if fullest_first else iter(self._order)
 
     def drift(self, name: str) -> bool:
         """Whether what is kept of a node differs from what it says and its pods hold when that is
@@ -338,6 +329,7 @@ class Cluster:
     def _touch(self, name: str) -> None:
         self._nodes[name].view = None
         self._stale.add(name)
+        self.remembered.forget(name)
 
     def _settle(self) -> None:
         for name in self._stale:

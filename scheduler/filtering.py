@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import filterfalse
 from types import MappingProxyType
 
 from deviceplugin.api.hami.keys import DEVICE_POLICY, NODE_POLICY
@@ -18,6 +19,7 @@ from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.presence import scores
 from deviceplugin.placement.request import Ask, asks
 from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.remembered import Tried
 from deviceplugin.scheduler.room import Need, Room
 from deviceplugin.vendor.scheduling import (
     Obstacle,
@@ -39,6 +41,8 @@ __all__ = [
     "request",
     "why",
 ]
+
+_PLAIN = {obstacle: Reason(obstacle) for obstacle in Obstacle}
 
 Allowed = Callable[[Placement], Reason | None]
 """Why a placement that fits may still not be, None when it may: a namespace's quota."""
@@ -114,42 +118,51 @@ def choose(
     names = candidates if isinstance(candidates, frozenset) else frozenset(candidates)
     scored = any(scores(cluster.backends[word]) for word in wanted.words)
     needs = [Need.of(demand) for ask in wanted.asks for demand in ask.demands.values()]
-    tried = cluster.failures(wanted.shape)
+    tried: Tried[Found] = cluster.remembered.of(wanted.shape)
     search = _Search(wanted.node_policy is Policy.SPREAD)
     holding = cluster.holding(wanted.pod.uid)
     mine = holding.node if holding else ""
+    tried.unfit.pop(mine, None)
     if mine in names:  # its own share is counted as taken there, so its place is not by its score
-        search.take(mine, _on(cluster, wanted, mine, allowed))
-    for name, room in cluster.by_score(fullest_first=not search.spread):
+        search.take(mine, _if_allowed(_fitting(cluster, wanted, mine), allowed))
+    # Of most nodes it is known that such a pod does not fit: those are passed over in bulk.
+    rooms, order = cluster.rooms(), cluster.by_score(fullest_first=not search.spread)
+    for name in filterfalse(tried.unfit.__contains__, order):
         if name not in names or name == mine:
             continue
-        if not scored and not search.is_better(room.score):
+        if not scored and not search.is_better(rooms[name].score):
             break  # nor is any that follows
-        known = tried.get(name)
-        if known is not None and known[0] is room:
-            search.take(name, known[1])
+        found = tried.fits.get(name) or _lacks(rooms[name], needs)
+        found = found or _fitting(cluster, wanted, name)
+        if isinstance(found, Reason):
+            tried.unfit[name] = found
             continue
-        found = _lacks(room, needs) or _on(cluster, wanted, name, allowed)
-        search.take(name, found)
-        if not isinstance(found, Found) and not _passes(found):
-            tried[name] = (room, found)
+        if scored:  # others of its shape will ask
+            tried.fits[name] = found
+        search.take(name, _if_allowed(found, allowed))
     if search.best is not None:
-        return replace(search.best, passed=len(search.obstacles))
-    return Nowhere(MappingProxyType(_reasons(cluster, wanted, names, search.obstacles)))
+        passed = len(search.refused) + sum(map(names.__contains__, tried.unfit))
+        return replace(search.best, passed=passed)
+    reasons = _reasons(cluster, wanted, names, search.refused, tried.unfit)
+    return Nowhere(MappingProxyType(reasons))
+
+
+def _if_allowed(found: Found | Reason, allowed: Allowed) -> Found | Reason:
+    return found if isinstance(found, Reason) else allowed(found.placement) or found
 
 
 @dataclass(slots=True)
 class _Search:
-    """What was found so far: the best node, and what stands against others."""
+    """What was found so far: the best node, and what stands against others for this pod only."""
 
     spread: bool
     best: Found | None = None
-    obstacles: dict[str, Obstacle | Reason] = field(default_factory=dict)
+    refused: dict[str, Reason] = field(default_factory=dict)
 
-    def take(self, name: str, found: Found | Obstacle | Reason) -> None:
+    def take(self, name: str, found: Found | Reason) -> None:
         """Another node was looked at."""
-        if not isinstance(found, Found):
-            self.obstacles[name] = found
+        if isinstance(found, Reason):
+            self.refused[name] = found
         elif self.is_better(found.placement.score):
             self.best = found
 
@@ -161,15 +174,10 @@ class _Search:
         return score < best if self.spread else score > best
 
 
-def _passes(obstacle: Obstacle | Reason) -> bool:
-    """Whether it may be over although nothing changes on the node."""
-    return isinstance(obstacle, Reason) and obstacle.obstacle is Obstacle.QUOTA
-
-
-def _lacks(room: Room, needs: Iterable[Need]) -> Obstacle | None:
+def _lacks(room: Room, needs: Iterable[Need]) -> Reason | None:
     for need in needs:
         if (obstacle := room.lacks(need)) is not None:
-            return obstacle
+            return _PLAIN[obstacle]
     return None
 
 
@@ -177,14 +185,15 @@ def _reasons(
     cluster: Cluster,
     wanted: Request,
     names: Collection[str],
-    obstacles: Mapping[str, Obstacle | Reason],
+    refused: Mapping[str, Reason],
+    unfit: Mapping[str, Reason],
 ) -> dict[str, Reason]:
     found: dict[str, Reason] = {}
     for name in names:
-        known = obstacles.get(name)
+        known = refused.get(name) or unfit.get(name)
         if known is None:
             known = Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, wanted, name))
-        found[name] = known if isinstance(known, Reason) else Reason(known)
+        found[name] = known
     return found
 
 
@@ -214,14 +223,12 @@ def fits_without(
     return isinstance(found, Placement) and allowed(found) is None
 
 
-def _on(cluster: Cluster, wanted: Request, name: str, allowed: Allowed) -> Found | Reason:
+def _fitting(cluster: Cluster, wanted: Request, name: str) -> Found | Reason:
     view = cluster.view(name, (wanted.pod.uid,))
     if view is None:
         return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, wanted, name))
     found = _place(cluster, wanted, view)
-    if isinstance(found, Unfit):
-        return first_reason(found)
-    return allowed(found) or Found(found, view)
+    return first_reason(found) if isinstance(found, Unfit) else Found(found, view)
 
 
 def _place(cluster: Cluster, wanted: Request, view: NodeView) -> Placement | Unfit:

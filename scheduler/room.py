@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
 
 from deviceplugin.placement.observe import NodeView
@@ -159,6 +160,9 @@ def _aside(card: Card, view: NodeView) -> Obstacle | None:
     return Obstacle.CORDONED if card.uuid in view.cordoned else None
 
 
+_NAME = itemgetter(1)
+
+
 class Order:
     """Names in the order of a number that each has, the smaller first, equals by name. A change
     costs as much as finding the place.
@@ -180,7 +184,7 @@ class Order:
             del self._sorted[bisect_left(self._sorted, (self._numbers.pop(name), name))]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for _, name in self._sorted)
+        return map(_NAME, self._sorted)
 
     def __reversed__(self) -> Iterator[str]:
-        return (name for _, name in reversed(self._sorted))
+        return map(_NAME, reversed(self._sorted))

@@ -140,27 +140,29 @@ def cards_with(cards: Sequence[Card], held: Iterable[Held]) -> tuple[Card, ...]:
     containers start: not all of them run at a time (`peak`). Devices that are not among the cards
     count nowhere; that is for the caller to notice.
     """
-    found = {card.uuid: card for card in cards}
-    pods: dict[str, list[Held]] = {}
+    by_uuid = {card.uuid: card for card in cards}
+    found: dict[str, dict[str, list[Tenant]]] = {}
     for item in held:
-        pods.setdefault(item.uid, []).append(item)
-    for items in pods.values():
-        for uuid in {device.uuid for item in items for device in item.devices} & found.keys():
-            found[uuid] = _with_pod(found[uuid], items)
-    return tuple(found[card.uuid] for card in cards)
-
-
-def _with_pod(card: Card, items: Sequence[Held]) -> Card:
-    tenants = [
-        item.tenant(device, card)
-        for item in items
-        for device in item.devices
-        if device.uuid == card.uuid
-    ]
-    return Card(
-        card.device,
-        (*card.tenants, *tenants),
-        card.used + peak((tenant.init, 1) for tenant in tenants),
-        card.used_memory_mib + peak((tenant.init, tenant.memory_mib) for tenant in tenants),
-        card.used_cores + peak((tenant.init, tenant.cores_percent) for tenant in tenants),
+        for device in item.devices:
+            if (card := by_uuid.get(device.uuid)) is not None:
+                pods = found.setdefault(device.uuid, {})
+                pods.setdefault(item.uid, []).append(item.tenant(device, card))
+    return tuple(
+        _with_pods(card, found[card.uuid].values()) if card.uuid in found else card
+        for card in cards
     )
+
+
+def _with_pods(card: Card, pods: Iterable[Sequence[Tenant]]) -> Card:
+    everybody: list[Tenant] = list(card.tenants)
+    used, memory, cores = card.used, card.used_memory_mib, card.used_cores
+    for tenants in pods:
+        everybody += tenants
+        if len(tenants) == 1:  # as with nearly all pods
+            (one,) = tenants
+            used, memory, cores = used + 1, memory + one.memory_mib, cores + one.cores_percent
+            continue
+        used += peak((tenant.init, 1) for tenant in tenants)
+        memory += peak((tenant.init, tenant.memory_mib) for tenant in tenants)
+        cores += peak((tenant.init, tenant.cores_percent) for tenant in tenants)
+    return Card(card.device, tuple(everybody), used, memory, cores)

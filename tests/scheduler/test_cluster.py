@@ -217,6 +217,56 @@ def test_no_card_is_ever_over_what_it_has_and_the_best_node_is_taken(
                 assert card.device.healthy or not card.used
 
 
+class Ranking:
+    """NVIDIA's half, and nodes differ by their names too."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._of, name)
+
+    def score(self, node: Any, *_: object) -> float:
+        return float(ord(node.name))
+
+
+@settings(max_examples=200)
+@given(
+    happened=events(),
+    asked=st.lists(
+        st.tuples(st.sampled_from("pqt"), st.integers(1, 3), st.sampled_from([0, 500, 4000])),
+        min_size=1,
+        max_size=12,
+    ),
+    ranked=st.booleans(),
+    policy=st.sampled_from([Policy.BINPACK, Policy.SPREAD]),
+    data=st.data(),
+)
+def test_who_remembers_answers_as_who_looks_again(
+    backends: Any, make_static: Any, happened: Any, asked: Any, ranked: Any, policy: Any, data: Any
+) -> None:
+    served = {"NVIDIA": Ranking(backends["NVIDIA"])} if ranked else backends
+    cluster = Cluster(served)
+    apply(cluster, make_static, "node", ("a", 2, 9000))
+    apply(cluster, make_static, "node", ("b", 3, 5000))
+    for kind, value in happened:
+        apply(cluster, make_static, kind, value)
+        uid, count, memory = data.draw(st.sampled_from(asked))
+        wanted = request(cluster, pod_spec(pod_item(uid, count, memory, 10)), policy, policy)
+        anew = Cluster(served)
+        for name in cluster.names():
+            record = cluster.record(name)
+            assert record is not None
+            anew.set_node(record)
+        for each in cluster.holdings():
+            anew.assume(each)
+        found, again = choose(cluster, wanted, NODES), choose(anew, wanted, NODES)
+        if isinstance(found, Found) and isinstance(again, Found):
+            assert (found.placement, found.view) == (again.placement, again.view)
+        else:
+            assert found == again
+
+
 def pod_item(name: str, count: int, memory: int, cores: int) -> dict[str, Any]:
     limits = {"nvidia.com/gpu": str(count)}
     if memory:
