@@ -64,11 +64,11 @@ class NodeLocks:
             async with asyncio.timeout(max(until - self._monotonic(), 0)):
                 await line.acquire()
             try:
-                while not await self._taken(node, annotation, namespace, name, until):
+                while other := await self._other(node, annotation, namespace, name, until):
                     left = until - self._monotonic()
                     if left <= 0:
                         raise TimeoutError
-                    await self._news(node, annotation, min(left, LOOK_SECONDS))
+                    await self._news(node, annotation, other, min(left, LOOK_SECONDS))
             finally:
                 line.release()
         except TimeoutError:
@@ -90,10 +90,12 @@ class NodeLocks:
         if node in self._lines and not self._lines[node].locked():
             del self._lines[node]
 
-    async def _taken(
+    async def _other(
         self, node: str, annotation: str, namespace: str, name: str, until: float
-    ) -> bool:
-        """Whether the lock is the pod's now; False while another needs it, or it is too late."""
+    ) -> str:
+        """The text of a lock that another needs; empty once the lock is the pod's. Raises
+        `TimeoutError` when it is too late.
+        """
         while self._monotonic() < until:
             record = self._nodes.objects.get(f"/{node}")
             if record is None:
@@ -101,13 +103,13 @@ class NodeLocks:
             lock = self._lock(record, annotation)
             if lock is not None:
                 if lock.held_by(namespace, name):
-                    return True
+                    return ""
                 if not await self._abandoned(node, lock):
-                    return False
+                    return record.facts.annotations[annotation]
             text = nodelock.encode(NodeLock(self._now(), namespace, name), annotation)
             if await self._written(record, annotation, text):
-                return True
-        return False
+                return ""
+        raise TimeoutError
 
     def _lock(self, record: NodeRecord, annotation: str) -> NodeLock | None:
         text = record.facts.annotations.get(annotation)
@@ -152,13 +154,12 @@ class NodeLocks:
             raise
         return old and not _waits(pod, node)
 
-    async def _news(self, node: str, annotation: str, seconds: float) -> None:
-        record = self._nodes.objects.get(f"/{node}")
-        before = record.facts.annotations.get(annotation) if record else None
+    async def _news(self, node: str, annotation: str, other: str, seconds: float) -> None:
+        """Wait until a lock is another than this one, which it may be already."""
 
         def changed() -> bool:
             now = self._nodes.objects.get(f"/{node}")
-            return now is None or now.facts.annotations.get(annotation) != before
+            return now is None or now.facts.annotations.get(annotation) != other
 
         await self._nodes.wait_for(changed, seconds)
 

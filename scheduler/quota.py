@@ -157,6 +157,13 @@ class Quotas:
         for holding in gone:
             if holding.namespace == namespace:
                 used.subtract(self.held(holding))
+        return self._refusal(namespace, asked, used)
+
+    def never(self, namespace: str, asked: Amounts) -> Reason | None:
+        """Why a namespace cannot have so much with nothing else in it; None when it can."""
+        return self._refusal(namespace, asked, Counter())
+
+    def _refusal(self, namespace: str, asked: Amounts, used: Counter[str]) -> Reason | None:
         for name, amounts in self._limits.get(namespace, {}).items():
             for resource, limit in amounts.items():
                 more = asked.get(resource, 0)

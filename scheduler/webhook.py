@@ -24,6 +24,7 @@ from deviceplugin.vendor.scheduling import PodSpec, RefusedError, SchedulingBack
 
 __all__ = ["Webhook", "mutation", "privileged", "result_annotations", "verdict"]
 
+QUEUE = "kueue.x-k8s.io/queue-name"
 SERVER_ERROR = 500
 """The code with which v2.8 refuses what a vendor refuses."""
 
@@ -109,10 +110,20 @@ def mutation(
                 "for a device; remove spec.nodeName, or use a node selector"
             )
         placed = pod_spec({**changed, "metadata": {**changed["metadata"], "namespace": namespace}})
-        refused = quotas.refusal(namespace, quotas.asked(asks(placed, backends.values())))
+        asked = quotas.asked(asks(placed, backends.values()))
+        later = _waits(changed)
+        refused = (quotas.never if later else quotas.refusal)(namespace, asked)
         if refused is not None:
             return Answer(f"exceeding resource quota: {refused.detail}")
     return Answer(changes=list(json_patch(before, changed)), warnings=warnings)
+
+
+def _waits(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod is not to run yet, so that what is free now says nothing about it. Kueue's gate
+    comes from a webhook that may be asked after this one, its label is there before.
+    """
+    labels = pod["metadata"].get("labels") or {}
+    return bool(pod["spec"].get("schedulingGates")) or QUEUE in labels
 
 
 def verdict(review: Review, settings: SchedulerSettings, protected: frozenset[str]) -> Answer:

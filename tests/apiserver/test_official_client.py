@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deviceplugin.testing.apiserver import ApiServer
+from deviceplugin.testing.apiserver.status import StatusError
 
 kubernetes = pytest.importorskip("kubernetes")
 
@@ -149,3 +150,23 @@ def test_leases_are_served_like_everything_else(client: Any) -> None:
     lease = {"metadata": {"name": "l"}, "spec": {"holderIdentity": "me"}}
     leases.create_namespaced_lease("default", lease)
     assert leases.read_namespaced_lease("l", "default").spec.holder_identity == "me"
+
+
+def test_gates_of_a_pod_may_go_and_nothing_else_of_its_spec_may_change(
+    client: Any, server: ApiServer
+) -> None:
+    core = kubernetes.client.CoreV1Api(client)
+    item = pod("a")
+    item["spec"]["schedulingGates"] = [{"name": "one"}, {"name": "two"}]
+    core.create_namespaced_pod("default", item)
+    for spec in ({"schedulingGates": [{"name": "three"}]}, {"hostNetwork": True}):
+        with pytest.raises(StatusError, match="may not change"):
+            server.patch("pods", "a", {"spec": spec}, "default")
+    body = {"metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n1"}}
+    bind = client.param_serialize("POST", "/api/v1/namespaces/default/pods/a/binding", body=body)
+    refused = client.call_api(*bind)
+    assert refused.status == 409
+    assert b"pod a has non-empty .spec.schedulingGates" in refused.read()
+    for gates in ([{"name": "two"}], None):
+        server.patch("pods", "a", {"spec": {"schedulingGates": gates}}, "default")
+    assert client.call_api(*bind).status == 201

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from deviceplugin import registry
 from deviceplugin.api.hami.keys import BIND_PHASE, VGPU_NODE, WEBHOOK
+from deviceplugin.api.hami.poddevices import ContainerDevice
+from deviceplugin.placement.observe import Held
+from deviceplugin.scheduler.cluster import Holding
 from deviceplugin.scheduler.quota import Quotas, quota_record
 from deviceplugin.scheduler.review import json_patch
 from deviceplugin.scheduler.settings import SchedulerSettings
@@ -180,6 +183,35 @@ async def test_a_quota_is_said_at_once(backends: Any) -> None:
     del elsewhere["metadata"]["namespace"]
     answer = json.loads(await hook.mutate(review(elsewhere, namespace="other")))["response"]
     assert answer["allowed"]
+
+
+@pytest.mark.parametrize("how", ["gate", "queue"])
+async def test_a_pod_that_is_to_wait_is_refused_only_what_it_can_never_have(
+    backends: Any, how: str
+) -> None:
+    quotas = Quotas(backends)
+    hard = {"limits.nvidia.com/gpumem": "1000"}
+    item = {"metadata": {"namespace": "default", "name": "q"}, "spec": {"hard": hard}}
+    record = quota_record(item)
+    assert record is not None
+    quotas.set_quota(record)
+    device = ContainerDevice("GPU-0", "NVIDIA", 900, 0)
+    held = {"NVIDIA": (Held("u", "default/other", (device,)),)}
+    quotas.moved(None, Holding("u", "default", "other", "a", held))
+    hook = Webhook(SchedulerSettings(), backends, quotas)
+
+    async def message(memory: int, *, waits: bool) -> str:
+        asked = pod({**GPU, "nvidia.com/gpumem": str(memory)})
+        if waits and how == "gate":
+            asked["spec"]["schedulingGates"] = [{"name": "example.com/later"}]
+        elif waits:
+            asked["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "q"}
+        answer = json.loads(await hook.mutate(review(asked)))["response"]
+        return str(answer.get("status", {}).get("message", ""))
+
+    assert "900 are used" in await message(500, waits=False)
+    assert await message(500, waits=True) == ""
+    assert "0 are used" in await message(1500, waits=True)
 
 
 async def test_results_that_come_with_a_new_pod_are_taken_off_and_told(backends: Any) -> None:

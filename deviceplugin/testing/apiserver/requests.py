@@ -121,6 +121,13 @@ class Requests:
                     f'Operation cannot be fulfilled on pods/binding "{target.name}": pod '
                     f'{target.name} is already assigned to node "{current}"',
                 )
+            if pod["spec"].get("schedulingGates"):
+                raise StatusError(
+                    409,
+                    "Conflict",
+                    f'Operation cannot be fulfilled on pods/binding "{target.name}": pod '
+                    f"{target.name} has non-empty .spec.schedulingGates",
+                )
             pod["spec"]["nodeName"] = node
             if extra := stated.get("annotations"):
                 pod["metadata"].setdefault("annotations", {}).update(extra)

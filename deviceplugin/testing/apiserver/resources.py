@@ -8,7 +8,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Resource:
     """One collection. `fields` are the field selectors that a real server takes for it besides
-    metadata.name and metadata.namespace; `frozen` are the top-level fields that no update changes.
+    metadata.name and metadata.namespace; `frozen` are the top-level fields that no update changes,
+    but for lists in them, `shrinking`, which may lose members.
     """
 
     group: str
@@ -19,6 +20,7 @@ class Resource:
     subresources: frozenset[str] = frozenset()
     fields: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
+    shrinking: frozenset[str] = frozenset()
 
     @property
     def api_version(self) -> str:
@@ -47,6 +49,7 @@ RESOURCES = (
         subresources=_some("status", "binding", "eviction"),
         fields=_some("spec.nodeName", "spec.schedulerName", "spec.restartPolicy", "status.phase"),
         frozen=_some("spec"),
+        shrinking=_some("schedulingGates"),
     ),
     Resource(
         "",

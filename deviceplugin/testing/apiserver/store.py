@@ -8,7 +8,7 @@ import threading
 import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -209,7 +209,7 @@ class Store:
         if "status" in resource.subresources:
             _restore(before, after, "status")
         for key in resource.frozen:
-            if after.get(key) != before.get(key):
+            if not _only_shrunk(before.get(key), after.get(key), resource.shrinking):
                 raise invalid(resource.plural, name, f"{key}: Forbidden: updates may not change it")
 
     def _one(self, resource: Resource, namespace: str, name: str) -> Object:
@@ -243,6 +243,17 @@ class Store:
 
     def _stamp(self) -> str:
         return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _only_shrunk(before: Any, after: Any, shrinking: Iterable[str]) -> bool:
+    """Whether two fields are the same but for lists that lost members."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return bool(before == after)
+    lists = [(before.get(name) or [], after.get(name) or []) for name in shrinking]
+    if any(member not in old for old, new in lists for member in new):
+        return False
+    rest = [{k: v for k, v in field.items() if k not in shrinking} for field in (before, after)]
+    return rest[0] == rest[1]
 
 
 def _restore(before: Object, after: Object, key: str) -> None:
