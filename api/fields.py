@@ -29,6 +29,7 @@ __all__ = [
     "UnfitError",
     "choice",
     "duration_seconds",
+    "duration_text",
     "fewer",
     "many",
     "number",
@@ -153,6 +154,16 @@ def duration_seconds(text: str) -> float | None:
     if not body or _DURATION.sub("", body):
         return None
     return sum(float(amount) * _UNITS[unit] for amount, unit in _DURATION.findall(body))
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as Go writes it: ``5m0s``, ``1h0m0s``, ``1.5s``."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:g}s"
+    if hours:
+        return f"{hours}h{minutes}m{text}"
+    return f"{minutes}m{text}" if minutes else text
 
 
 def _seconds(value: object) -> float:

@@ -124,7 +124,7 @@ def choose(
     mine = holding.node if holding else ""
     tried.unfit.pop(mine, None)
     if mine in names:  # its own share is counted as taken there, so its place is not by its score
-        search.take(mine, _if_allowed(_fitting(cluster, wanted, mine), allowed))
+        search.take(mine, _if_allowed(cluster, wanted, _fitting(cluster, wanted, mine), allowed))
     # Of most nodes it is known that such a pod does not fit: those are passed over in bulk.
     rooms, order = cluster.rooms(), cluster.by_score(fullest_first=not search.spread)
     for name in filterfalse(tried.unfit.__contains__, order):
@@ -139,7 +139,7 @@ def choose(
             continue
         if scored:  # others of its shape will ask
             tried.fits[name] = found
-        search.take(name, _if_allowed(found, allowed))
+        search.take(name, _if_allowed(cluster, wanted, found, allowed))
     if search.best is not None:
         passed = len(search.refused) + sum(map(names.__contains__, tried.unfit))
         return replace(search.best, passed=passed)
@@ -147,8 +147,29 @@ def choose(
     return Nowhere(MappingProxyType(reasons))
 
 
-def _if_allowed(found: Found | Reason, allowed: Allowed) -> Found | Reason:
-    return found if isinstance(found, Reason) else allowed(found.placement) or found
+def _if_allowed(
+    cluster: Cluster, wanted: Request, found: Found | Reason, allowed: Allowed
+) -> Found | Reason:
+    if isinstance(found, Reason):
+        return found
+    placement = _allowed(cluster, wanted, found.view, found.placement, allowed)
+    return placement if isinstance(placement, Reason) else replace(found, placement=placement)
+
+
+def _allowed(
+    cluster: Cluster, wanted: Request, view: NodeView, found: Placement, allowed: Allowed
+) -> Placement | Reason:
+    """A placement that may be, or why none may. Who asks for a part of each card takes less of
+    smaller ones.
+    """
+    refused = allowed(found)
+    if refused is None:
+        return found
+    if any(demand.part for ask in wanted.asks for demand in ask.demands.values()):
+        less = _place(cluster, wanted, view, smallest=True)
+        if isinstance(less, Placement) and allowed(less) is None:
+            return less
+    return refused
 
 
 @dataclass(slots=True)
@@ -207,7 +228,7 @@ def why(
     found = _place(cluster, wanted, view)
     if isinstance(found, Unfit):
         return found
-    return allowed(found) or found
+    return _allowed(cluster, wanted, view, found, allowed)
 
 
 def fits_without(
@@ -220,7 +241,9 @@ def fits_without(
     """Whether the pod would fit on a node if the pods with these uids were gone."""
     view = cluster.view(name, {wanted.pod.uid, *gone})
     found = _place(cluster, wanted, view) if view is not None else None
-    return isinstance(found, Placement) and allowed(found) is None
+    if view is None or not isinstance(found, Placement):
+        return False
+    return isinstance(_allowed(cluster, wanted, view, found, allowed), Placement)
 
 
 def _fitting(cluster: Cluster, wanted: Request, name: str) -> Found | Reason:
@@ -231,11 +254,19 @@ def _fitting(cluster: Cluster, wanted: Request, name: str) -> Found | Reason:
     return first_reason(found) if isinstance(found, Unfit) else Found(found, view)
 
 
-def _place(cluster: Cluster, wanted: Request, view: NodeView) -> Placement | Unfit:
+def _place(
+    cluster: Cluster, wanted: Request, view: NodeView, *, smallest: bool = False
+) -> Placement | Unfit:
     if ANNOUNCES not in view.facts.annotations and (unserved := _unserved(wanted)) is not None:
         return unserved
     return place(
-        view, wanted.pod, wanted.asks, cluster.backends, wanted.card_policy, wanted.node_policy
+        view,
+        wanted.pod,
+        wanted.asks,
+        cluster.backends,
+        wanted.card_policy,
+        wanted.node_policy,
+        smallest=smallest,
     )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from deviceplugin.api.fields import duration_text
 from deviceplugin.api.hami import keys, nodelock
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.nodelock import NodeLock
@@ -33,6 +34,14 @@ class LockedError(Exception):
     """A node stays locked for somebody else; the text says for whom, and since when."""
 
 
+@dataclass(slots=True)
+class _Line:
+    """Those who want one node: one has its `turn`, and as many as `length` want it."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    length: int = 0
+
+
 class NodeLocks:
     """The locks of all nodes. Every coroutine raises `ApiError` and `LockedError`."""
 
@@ -46,7 +55,7 @@ class NodeLocks:
     ) -> None:
         self._api, self._nodes, self._timeout = api, nodes, timeout
         self._now, self._monotonic = now, monotonic
-        self._lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._lines: dict[str, _Line] = {}
         self.waiting = 0
         """Pods that wait in line now."""
 
@@ -56,13 +65,14 @@ class NodeLocks:
         """Take a node's lock for a pod, at most until this instant of the monotonic clock. A lock
         that the pod has already is its own.
         """
-        line = self._lines[node]
+        line = self._lines.setdefault(node, _Line())
+        line.length += 1
         self.waiting += 1
         try:
             # Only the waiting is cut short: a write that is under way ends, or nobody would know
             # whose lock it left behind.
             async with asyncio.timeout(max(until - self._monotonic(), 0)):
-                await line.acquire()
+                await line.turn.acquire()
             try:
                 while other := await self._other(node, annotation, namespace, name, until):
                     left = until - self._monotonic()
@@ -70,11 +80,14 @@ class NodeLocks:
                         raise TimeoutError
                     await self._news(node, annotation, other, min(left, LOOK_SECONDS))
             finally:
-                line.release()
+                line.turn.release()
         except TimeoutError:
             raise LockedError(self._holder(node, annotation)) from None
         finally:
             self.waiting -= 1
+            line.length -= 1
+            if not line.length:
+                del self._lines[node]
 
     async def release(self, node: str, annotation: str, namespace: str, name: str) -> None:
         """Give back the pod's own lock; another's stays."""
@@ -84,11 +97,6 @@ class NodeLocks:
                 return
             if await self._written(record, annotation, None):
                 return
-
-    def forget(self, node: str) -> None:
-        """A node is gone: nobody waits for it any more."""
-        if node in self._lines and not self._lines[node].locked():
-            del self._lines[node]
 
     async def _other(
         self, node: str, annotation: str, namespace: str, name: str, until: float
@@ -166,7 +174,7 @@ class NodeLocks:
     def _holder(self, node: str, annotation: str) -> str:
         record = self._nodes.objects.get(f"/{node}")
         text = record.facts.annotations.get(annotation, "nobody") if record else "nobody"
-        within = f"{int(self._timeout.total_seconds())}s"
+        within = duration_text(self._timeout.total_seconds())
         return f"node {node} has been locked within {within}: {text}: node lock contention"
 
 

@@ -14,7 +14,6 @@ from deviceplugin.placement.rules import Selectors, check, selectors
 from deviceplugin.vendor.scheduling import (
     Card,
     ContainerDevice,
-    ContainerSpec,
     Demand,
     Obstacle,
     PodSpec,
@@ -52,8 +51,11 @@ def place(
     backends: Backends,
     card_policy: Policy,
     node_policy: Policy,
+    *,
+    smallest: bool = False,
 ) -> Placement | Unfit:
-    """The pod on this node, or why not: the first container that finds no place.
+    """The pod on this node, or why not: the first container that finds no place. Of cards that
+    serve, the `smallest` come first where that is asked, before any policy.
 
     An ordinary init container runs while the pod's other containers do not, so it may use what they
     get; a sidecar runs beside all that come after it.
@@ -65,7 +67,10 @@ def place(
         for word, demand in ask.demands.items():
             backend = backends[word]
             before = tuple(d for devices in given.get(word, ()) for d in devices)
-            found = _container(now, ask.container, demand, pod, before, backend, card_policy)
+            order = ranked(now.cards.get(word, ()), demand, card_policy)
+            if smallest:
+                order.sort(key=lambda card: card.device.memory)
+            found = _container(now, order, ask, demand, pod, before, backend, card_policy)
             if isinstance(found, Unfit):
                 return found
             given.setdefault(word, [()] * len(wanted))[position] = found
@@ -84,7 +89,8 @@ def place(
 
 def _container(
     view: NodeView,
-    container: ContainerSpec,
+    order: Sequence[Card],
+    ask: Ask,
     demand: Demand,
     pod: PodSpec,
     mine: Devices,
@@ -94,12 +100,11 @@ def _container(
     cards = view.cards.get(demand.word, ())
 
     def unfit(*reasons: Reason) -> Unfit:
-        return Unfit(container.name, demand.word, len(cards), reasons)
+        return Unfit(ask.container.name, demand.word, len(cards), reasons)
 
     if demand.count > len(cards) and not (cards and chooses(backend)):
         detail = f"asks {demand.count} cards, the node has {len(cards)}"
         return unfit(Reason(Obstacle.TOO_FEW_CARDS, "", detail))
-    order = ranked(cards, demand, policy)
     fitting, reasons = _fitting(order, view, demand, pod, mine, backend)
     if demand.same_numa:
         fitting, more = _on_one_numa_node(fitting, demand.count)

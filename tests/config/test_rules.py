@@ -62,3 +62,10 @@ def test_the_blame_goes_to_the_source_of_the_first_value(loader: Any) -> None:
 def test_no_rule_judges_the_stand_in_of_a_value_that_was_refused(loader: Any) -> None:
     argv = {"allocation": "standalone-deferred", "device_list_strategy": "cdi-crio"}
     assert [problem.path for problem in loader.problems(argv=argv)] == ["--device-list-strategy"]
+
+
+@pytest.mark.parametrize("text", ["5m0s", "2m0s", "1h0m0s", "30s", "1.5s", "1m30s"])
+def test_a_duration_is_written_as_go_writes_it(text: str) -> None:
+    seconds = duration_seconds(text)
+    assert seconds is not None
+    assert duration_text(seconds) == text
