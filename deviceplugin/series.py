@@ -14,6 +14,9 @@ __all__ = ["ZONE", "Labels", "Names", "Series", "build_info"]
 ZONE = "vGPU"
 """The label that HAMi puts on everything."""
 
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""Machines as Go calls them."""
+
 Labels = tuple[str, ...]
 
 
@@ -63,7 +66,8 @@ def build_info(version: str, revision: str = "", build_date: str = "") -> Series
     labels = ("version", "revision", "build_date", "go_version", "compiler", "platform")
     text = "hami build metadata exposed as labels with a constant value of 1."
     series = Series("hami_build_info", text, labels)
-    machine = f"{sys.platform}/{platform.machine()}"
+    machine = platform.machine()
+    place = f"{sys.platform}/{ARCHITECTURES.get(machine, machine)}"
     python = f"python{platform.python_version()}"
-    series.add((version, revision, build_date, python, sys.implementation.name, machine), 1)
+    series.add((version, revision, build_date, python, sys.implementation.name, place), 1)
     return series

@@ -17,10 +17,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from deviceplugin.placement.observe import NodeView
+from deviceplugin.placement.presence import divides
 from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.series import ZONE, Labels, Names, Series, build_info
-from deviceplugin.vendor.scheduling import Card
+from deviceplugin.vendor.scheduling import Card, Partition
 from deviceplugin.version import __version__
 
 __all__ = ["Latencies", "Moment", "SchedulerMetrics", "exposed", "moment"]
@@ -32,7 +33,8 @@ BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1,
 @dataclass(frozen=True, slots=True)
 class Moment:
     """The cluster at one instant. `answers` counts what the extender answered, by verb and outcome;
-    `facts` are single figures of our own by name; `quotas` are namespace, resource, limit and use.
+    `facts` are single figures of our own by name; `quotas` are namespace, resource, limit and use,
+    a limit of 0 where there is none; `partitions` are node, card and what it is divided into.
     """
 
     views: Mapping[str, NodeView]
@@ -40,18 +42,33 @@ class Moment:
     answers: Mapping[tuple[str, str], int]
     facts: Mapping[str, float]
     quotas: tuple[tuple[str, str, int, int], ...] = ()
+    partitions: tuple[tuple[str, Card, Partition], ...] = ()
+
+
+_Label = tuple[str, Callable[[Card], str]]
+"""A label and what it says of a card."""
+
+
+def _cores(card: Card) -> str:
+    return str(card.used_cores)
+
+
+def _type(card: Card) -> str:
+    return card.device.type
+
+
+TYPE: tuple[_Label, ...] = (("device_type", _type),)
 
 
 @dataclass(frozen=True, slots=True)
 class _Device:
-    """A metric of a card, under both names, with the labels beyond node, uuid and index."""
+    """A metric of a card, under both names, with either's labels beyond node, uuid and index."""
 
     old: str
     new: str
     text: str
     value: Callable[[Card], float | None]
-    extra: tuple[Labels, Labels] = ((), ())
-    extra_values: Callable[[Card], Labels] = lambda _: ()
+    extra: tuple[tuple[_Label, ...], tuple[_Label, ...]] = ((), ())
 
 
 def _share(card: Card) -> float | None:
@@ -65,32 +82,35 @@ _DEVICES = (
         "hami_gpu_memory_limit_bytes",
         "Device memory that may be given away, in bytes.",
         lambda card: card.device.memory * MIB,
+        ((), TYPE),
     ),
     _Device(
         "GPUDeviceCoreLimit",
         "hami_gpu_core_limit_ratio",
         "Cores that may be given away, in percent of the card.",
         lambda card: card.device.cores,
+        ((), TYPE),
     ),
     _Device(
         "GPUDeviceMemoryAllocated",
         "hami_gpu_memory_allocated_bytes",
         "Device memory that was given away, in bytes.",
         lambda card: card.used_memory_mib * MIB,
-        (("devicecores",), ("device_cores",)),
-        lambda card: (str(card.used_cores),),
+        ((("devicecores", _cores),), (("device_cores", _cores), *TYPE)),
     ),
     _Device(
         "GPUDeviceSharedNum",
         "hami_gpu_shared_count",
         "Containers on the card.",
         lambda card: card.used,
+        ((), TYPE),
     ),
     _Device(
         "GPUDeviceCoreAllocated",
         "hami_gpu_core_allocated_ratio",
         "Cores that were given away, in percent of the card.",
         lambda card: card.used_cores,
+        ((), TYPE),
     ),
     _Device(
         "nodeGPUOverview",
@@ -98,14 +118,18 @@ _DEVICES = (
         "Device memory that was given away, in bytes, with the rest as labels.",
         lambda card: card.used_memory_mib * MIB,
         (
-            ("devicecores", "sharedcontainers", "devicememorylimit", "devicetype"),
-            ("device_cores", "shared_containers", "device_memory_limit", "device_type"),
-        ),
-        lambda card: (
-            str(card.used_cores),
-            str(card.used),
-            str(card.device.memory),
-            card.device.type,
+            (
+                ("devicecores", _cores),
+                ("sharedcontainers", lambda card: str(card.used)),
+                ("devicememorylimit", lambda card: str(card.device.memory)),
+                ("devicetype", _type),
+            ),
+            (
+                ("device_cores", _cores),
+                ("shared_containers", lambda card: str(card.used)),
+                ("device_memory_limit", lambda card: str(card.device.memory)),
+                *TYPE,
+            ),
         ),
     ),
     _Device(
@@ -130,11 +154,26 @@ def moment(
 ) -> Moment:
     """What there is to tell, taken on the loop that the cluster belongs to."""
     views = {name: view for name in cluster.names() if (view := cluster.view(name)) is not None}
-    limits = tuple(
+    limits = [
         (namespace, resource, limit, quotas.used(namespace).get(resource, 0))
         for namespace, _, resource, limit in quotas.limits()
+    ]
+    limited = {(namespace, resource) for namespace, resource, _, _ in limits}
+    limits += [
+        (namespace, resource, 0, used)
+        for namespace, resource, used in quotas.uses()
+        if (namespace, resource) not in limited
+    ]
+    partitions = tuple(
+        (name, card, partition)
+        for word, backend in cluster.backends.items()
+        if divides(backend)
+        for name, view in views.items()
+        for card in view.cards.get(word, ())
+        for partition in backend.partitions(card)
     )
-    return Moment(views, tuple(cluster.holdings()), dict(answers), dict(facts), limits)
+    holdings = tuple(cluster.holdings())
+    return Moment(views, holdings, dict(answers), dict(facts), tuple(limits), partitions)
 
 
 def exposed(now: Moment, names: Names) -> Iterator[Metric]:
@@ -145,7 +184,7 @@ def exposed(now: Moment, names: Names) -> Iterator[Metric]:
             yield _of_cards(row, row.old, ("nodeid", "deviceuuid", "deviceidx"), 0, now.views)
         if names.new:
             yield _of_cards(row, row.new, ("node", "device_uuid", "device_index"), 1, now.views)
-    yield from _slots(now.views, names)
+    yield from _partitions(now.partitions, names)
     yield from _pods(now.holdings, names)
     yield from _quotas(now.quotas, names)
     yield from _own(now)
@@ -154,10 +193,11 @@ def exposed(now: Moment, names: Names) -> Iterator[Metric]:
 def _of_cards(
     row: _Device, name: str, labels: Labels, age: int, views: Mapping[str, NodeView]
 ) -> Metric:
-    series = Series(name, row.text, (*labels, *row.extra[age], "zone"))
+    extra = row.extra[age]
+    series = Series(name, row.text, (*labels, *(label for label, _ in extra), "zone"))
     for node, card in _cards(views):
         place = (node, card.uuid, str(card.device.index))
-        series.add((*place, *row.extra_values(card), ZONE), row.value(card))
+        series.add((*place, *(said(card) for _, said in extra), ZONE), row.value(card))
     return series.metric
 
 
@@ -168,8 +208,10 @@ def _cards(views: Mapping[str, NodeView]) -> Iterator[tuple[str, Card]]:
                 yield node, card
 
 
-def _slots(views: Mapping[str, NodeView], names: Names) -> Iterator[Metric]:
-    text = "Hardware partitions in use."
+def _partitions(
+    partitions: Iterable[tuple[str, Card, Partition]], names: Names
+) -> Iterator[Metric]:
+    text = "1 for a hardware partition that is in use, 0 for a free one beside it."
     found = []
     if names.old:
         labels: Labels = ("nodeid", "deviceuuid", "deviceidx", "migname", "zone")
@@ -178,9 +220,9 @@ def _slots(views: Mapping[str, NodeView], names: Names) -> Iterator[Metric]:
         labels = ("node", "device_uuid", "device_index", "mig_name", "zone")
         found.append(Series("hami_node_gpu_mig_instance_info", text, labels))
     for series in found:
-        for node, card in _cards(views):
-            for slot in dict.fromkeys(t.slot for t in card.tenants if t.slot):
-                series.add((node, card.uuid, str(card.device.index), slot, ZONE), 1)
+        for node, card, partition in partitions:
+            place = (node, card.uuid, str(card.device.index))
+            series.add((*place, partition.name, ZONE), int(partition.in_use))
         yield series.metric
 
 
@@ -192,8 +234,9 @@ def _pods(holdings: Iterable[Holding], names: Names) -> Iterator[Metric]:
             for held in items:
                 for device in held.devices:
                     place = (holding.namespace, holding.node, holding.name, str(held.position))
-                    memory[*place, device.uuid, ZONE] += device.memory * MIB
-                    cores[*place, device.uuid, ZONE] += device.cores
+                    uuid = f"{device.uuid}{device.slot or ''}"
+                    memory[*place, uuid, ZONE] += device.memory * MIB
+                    cores[*place, uuid, ZONE] += device.cores
     for old, new, text, figures in (
         (
             "vGPUMemoryAllocated",
@@ -226,9 +269,17 @@ def _quotas(quotas: Iterable[tuple[str, str, int, int]], names: Names) -> Iterat
     if names.new:
         labels: Labels = ("namespace", "quota_name", "limit", "zone")
         series = Series("hami_resource_quota_used", text, labels)
-        for namespace, resource, limit, used in quotas:
+        least = Series(
+            "hami_resource_quota_limit",
+            "The least that a namespace's quotas of a resource allow: MiB, or percent.",
+            ("namespace", "quota_name", "zone"),
+        )
+        for namespace, resource, limit, used in sorted(quotas):
             series.add((namespace, resource, str(limit), ZONE), used)
+            if limit:
+                least.add((namespace, resource, ZONE), limit)
         yield series.metric
+        yield least.metric
 
 
 def _own(now: Moment) -> Iterator[Metric]:

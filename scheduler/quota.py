@@ -127,6 +127,12 @@ class Quotas:
         """What a namespace's pods hold."""
         return MappingProxyType(self._used.get(namespace, Counter()))
 
+    def uses(self) -> Iterable[tuple[str, str, int]]:
+        """What namespaces' pods hold: namespace, resource and amount."""
+        for namespace, amounts in self._used.items():
+            for resource, amount in amounts.items():
+                yield namespace, resource, amount
+
     def limits(self) -> Iterable[tuple[str, str, str, int]]:
         """Every limit: namespace, quota, resource and amount."""
         for namespace, found in self._limits.items():

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeGuard
 
-from deviceplugin.vendor.scheduling import Annotator, Chooser, Inventory, Judge, Scorer
+from deviceplugin.vendor.scheduling import Annotator, Chooser, Inventory, Judge, Partitioned, Scorer
 
-__all__ = ["annotates", "chooses", "inventories", "judges", "scores"]
+__all__ = ["annotates", "chooses", "divides", "inventories", "judges", "scores"]
 
 
 _has: Callable[[type, type], bool] = cache(issubclass)
@@ -41,3 +41,8 @@ def scores(backend: object) -> TypeGuard[Scorer]:
 def annotates(backend: object) -> TypeGuard[Annotator]:
     """Whether it adds keys of its own to the pod."""
     return _has(type(backend), Annotator)
+
+
+def divides(backend: object) -> TypeGuard[Partitioned]:
+    """Whether its cards may be divided by their hardware."""
+    return _has(type(backend), Partitioned)

@@ -39,6 +39,8 @@ __all__ = [
     "NodeDevice",
     "NodeFacts",
     "Obstacle",
+    "Partition",
+    "Partitioned",
     "PodSpec",
     "Policy",
     "Reason",
@@ -291,6 +293,14 @@ def peak(amounts: Iterable[tuple[bool, int]]) -> int:
     return max(most, lasting)
 
 
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A part of a card that its hardware makes; `name` is no other's on the card."""
+
+    name: str
+    in_use: bool
+
+
 class Policy(enum.StrEnum):
     """How nodes and cards are ranked; a pod may choose (hami-scheduler.md 4.4, 4.5)."""
 
@@ -456,6 +466,14 @@ class Annotator(Protocol):
         """The keys `VendorKeys.others` of a pod that was placed on this node; `containers` has
         every container's devices, empty ones too.
         """
+
+
+@runtime_checkable
+class Partitioned(Protocol):
+    """Cards may be divided by their hardware."""
+
+    def partitions(self, card: Card) -> Sequence[Partition]:
+        """What a card is divided into now, by position; nothing where it is not."""
 
 
 class Decider(Protocol):

@@ -25,7 +25,7 @@ from deviceplugin.monitor import (
 )
 from deviceplugin.monitor.exposition import families
 from deviceplugin.monitor.usage import collect
-from deviceplugin.series import Names
+from deviceplugin.series import ARCHITECTURES, Names
 
 MIB = 1 << 20
 GPU = "GPU-00552014-5c87-89ac-b1a6-7b53aa24b0ec"
@@ -34,7 +34,7 @@ SETTINGS = Settings(version="v9", revision="abc", build_date="2026")
 NOW = 1_700_000_100.7
 BUILD = (
     f'build_date="2026",compiler="{sys.implementation.name}",go_version="python{platform.python_version()}",'
-    f'platform="{sys.platform}/{platform.machine()}",revision="abc",version="v9"'
+    f'platform="{sys.platform}/{ARCHITECTURES[platform.machine()]}",revision="abc",version="v9"'
 )
 
 

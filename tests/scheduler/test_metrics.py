@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from deviceplugin import registry
+from deviceplugin.api.hami import register
+from deviceplugin.api.hami.keys import NVIDIA_REGISTER as REGISTER
 from deviceplugin.http import Endpoint
 from deviceplugin.scheduler.metrics import Latencies, SchedulerMetrics, exposed
 from deviceplugin.series import Names
@@ -91,8 +96,17 @@ async def test_the_names_and_labels_are_those_of_hami_2_8(running: Any) -> None:
 
 async def test_the_names_of_2_9_by_a_setting(running: Any) -> None:
     found = await scraped(running, Names.V2_9)
-    card = {"node": "a", "device_uuid": "GPU-a-0", "device_index": "0", "zone": "vGPU"}
+    place = {"node": "a", "device_uuid": "GPU-a-0", "device_index": "0", "zone": "vGPU"}
+    card = {**place, "device_type": "NVIDIA-Tesla T4"}
     assert found["hami_gpu_memory_limit_bytes"] == [(card, 8000 * MIB)]
+    assert found["hami_gpu_core_limit_ratio"] == [(card, 100)]
+    allocated = {**card, "device_cores": "25"}
+    assert found["hami_gpu_memory_allocated_bytes"] == [(allocated, 2000 * MIB)]
+    assert found["hami_gpu_shared_count"] == [(card, 1)]
+    assert found["hami_gpu_core_allocated_ratio"] == [(card, 25)]
+    overview = {**allocated, "shared_containers": "1", "device_memory_limit": "8000"}
+    assert found["hami_node_gpu_overview"] == [(overview, 2000 * MIB)]
+    assert found["hami_node_gpu_memory_allocated_ratio"] == [(place, 0.25)]
     pod = {
         "namespace": "default",
         "node": "a",
@@ -102,7 +116,97 @@ async def test_the_names_of_2_9_by_a_setting(running: Any) -> None:
         "zone": "vGPU",
     }
     assert found["hami_vgpu_memory_allocated_bytes"] == [(pod, 2000 * MIB)]
-    assert "vGPUMemoryAllocated" not in found
+    assert found["hami_vgpu_core_allocated_ratio"] == [(pod, 25)]
+    assert not any(name.startswith(("GPU", "nodeGPU", "vGPU", "Quota")) for name in found)
+
+
+async def test_quotas_and_use_without_one(running: Any, bench: Any) -> None:
+    hard = {"limits.nvidia.com/gpumem": "5000"}
+    bench.server.create(
+        "resourcequotas",
+        {"metadata": {"name": "q", "namespace": "default"}, "spec": {"hard": hard}},
+    )
+    await bench.until(lambda: list(running.quotas.limits()))
+    found = await scraped(running, Names.BOTH)
+    assert told(found["QuotaUsed"], "quotanamespace", "quotaName", "limit") == {
+        ("default", "nvidia.com/gpumem", "5000"): 2000,
+        ("default", "nvidia.com/gpucores", "0"): 25,
+    }
+    assert told(found["hami_resource_quota_used"], "namespace", "quota_name", "limit") == {
+        ("default", "nvidia.com/gpumem", "5000"): 2000,
+        ("default", "nvidia.com/gpucores", "0"): 25,
+    }
+    limits = told(found["hami_resource_quota_limit"], "namespace", "quota_name")
+    assert limits == {("default", "nvidia.com/gpumem"): 5000}
+
+
+async def test_partitions_are_told_by_profile_and_position_also_the_free_ones(
+    bench: Any, make: Any
+) -> None:
+    """And containers that hold them by the slot, as it is written on the pod."""
+    profiles = [("1g.5gb", 14, 5120, 1), ("2g.10gb", 28, 10240, 3)]
+    geometry = [
+        {"name": name, "core": core, "memory": memory, "count": count}
+        for name, core, memory, count in profiles
+    ]
+    section = {"knownMigGeometries": [{"models": ["T4"], "allowedGeometries": [geometry]}]}
+    item = make.node("a", cards=2, memory=40960, deferred=True)
+    annotations = item["metadata"]["annotations"]
+    devices = [
+        replace(device, mode="mig", count=7) for device in register.decode(annotations[REGISTER])
+    ]
+    annotations[REGISTER] = register.encode(devices)
+    bench.server.create("nodes", item)
+    made, address = await bench.scheduler()
+    made.serve(registry.load_scheduling(registry.load().vendors["nvidia"], section))
+    for name in ("p", "q"):
+        bench.server.create("pods", make.pod(name, memory=8000, cores=0))
+        answer = await bench.filter(address, name, ["a"])
+        assert answer["NodeNames"] == ["a"], answer
+    found = await scraped(made, Names.BOTH)
+    for metric, uuid, label in (
+        ("nodeGPUMigInstance", "deviceuuid", "migname"),
+        ("hami_node_gpu_mig_instance_info", "device_uuid", "mig_name"),
+    ):
+        by_card: dict[str, dict[str, float]] = {}
+        for labels, value in found[metric]:
+            by_card.setdefault(labels[uuid], {})[labels[label]] = value
+        (names, *_others) = by_card.values()
+        assert list(names) == ["1g.5gb-0", "2g.10gb-1", "2g.10gb-2", "2g.10gb-3"]
+        assert sum(sum(values.values()) for values in by_card.values()) == 2
+    for metric, uuid in (
+        ("vGPUMemoryAllocated", "deviceuuid"),
+        ("hami_vgpu_memory_allocated_bytes", "device_uuid"),
+    ):
+        assert len(found[metric]) == 2
+        for labels, value in found[metric]:
+            assert re.fullmatch(r"GPU-a-[01]\[0-[123]\]", labels[uuid])
+            assert value == 10240 * MIB
+
+
+def told(found: list[tuple[dict[str, str], float]], *labels: str) -> dict[tuple[str, ...], float]:
+    """The values of a metric by some of its labels; the rest is the zone."""
+    assert all(set(each) == {*labels, "zone"} for each, _ in found)
+    return {tuple(each[label] for label in labels): value for each, value in found}
+
+
+async def test_a_card_of_no_size_has_no_share(bench: Any, make: Any) -> None:
+    """HAMi 2.8 tells NaN; 2.10 nothing."""
+    bench.server.create("nodes", make.node("a", cards=1, memory=0, deferred=True))
+    made, _ = await bench.scheduler()
+    found = await scraped(made, Names.BOTH)
+    assert "nodeGPUMemoryPercentage" not in found
+    assert "hami_node_gpu_memory_allocated_ratio" not in found
+    assert [value for _, value in found["GPUDeviceMemoryLimit"]] == [0]
+
+
+async def test_the_platform_is_called_as_go_calls_it(running: Any) -> None:
+    ((labels, value),) = (await scraped(running, Names.V2_8))["hami_build_info"]
+    assert value == 1
+    assert labels.keys() == {
+        *("version", "revision", "build_date", "go_version", "compiler", "platform")
+    }
+    assert labels["platform"] in ("linux/amd64", "linux/arm64")
 
 
 async def test_our_own_tell_what_was_answered(running: Any) -> None:
@@ -125,8 +229,6 @@ async def test_a_gone_node_is_no_longer_told_of(running: Any, bench: Any) -> Non
 
 async def test_two_slices_of_one_card_in_one_container_are_one_series(running: Any) -> None:
     """HAMi 2.8's whole scrape fails on them (hami-scheduler.md 10.8)."""
-    from dataclasses import replace
-
     (holding,) = running.cluster.holdings()
     (held,) = holding.held["NVIDIA"]
     twice = replace(held, devices=(*held.devices, *held.devices))

@@ -25,6 +25,7 @@ from deviceplugin.vendor.scheduling import (
     ContainerSpec,
     Demand,
     Obstacle,
+    Partition,
     PodSpec,
     Policy,
     Reason,
@@ -175,6 +176,19 @@ class Gpus:
             room = min(demand.count - len(found), card.device.count - card.used)
             found += self._partitions(card, demand)[:room]
         return found
+
+    def partitions(self, card: Card) -> Sequence[Partition]:
+        """Those of the geometry that is in use, by profile and position, as HAMi names them."""
+        used = [slot(tenant.slot) for tenant in card.tenants if tenant.slot]
+        if not used:
+            return ()
+        number = used[0].geometry
+        positions = {place.position for place in used if place.geometry == number}
+        return [
+            Partition(f"{profile.name}-{position}", position in positions)
+            for geometry in self._geometries(card)[number : number + 1]
+            for position, profile in enumerate(flattened(geometry))
+        ]
 
     def _partitions(self, card: Card, demand: Demand) -> list[ContainerDevice]:
         """The free partitions of a card that are large enough, in the order of their positions.
