@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from deviceplugin.api.fields import duration_seconds, duration_text
+
 MPS = "sharing: {mps: {resources: [{name: gpu, replicas: 2}]}}\n"
 
 
