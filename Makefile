@@ -28,6 +28,7 @@ bench: $(STAMP) ## figures beside their targets
 	$(BIN)/python benchmarks/agent.py
 	$(BIN)/python benchmarks/scheduled.py
 	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python -m benchmarks.scheduler --size 100x1000 --size 1000x10000
 
 PROTO_BIN := .venv-proto/bin
 proto: ## generate the gRPC stubs anew, with the oldest protoc that we support

@@ -1,0 +1,1 @@
+"""The scheduler's figures beside their targets, see `__main__`."""
