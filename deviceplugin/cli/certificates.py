@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from prometheus_client.registry import Collector
+
     from deviceplugin.apiserver.client import Api
-    from deviceplugin.scheduler.certificates.metrics import CertificateMetrics
+    from deviceplugin.scheduler.certificates.issued import IssuedCertificate
     from deviceplugin.scheduler.certificates.serving import Serving
 
 __all__ = ["CertificateFlags", "Source", "certificate_options", "source"]
@@ -129,39 +133,42 @@ _OPTIONS = (
 )
 
 
-class Keeper(Protocol):
-    """Whoever sees to it that what is served is good."""
-
-    async def run(self) -> None:
-        """Until cancelled."""
-
-
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the certificate comes from, what is served of it, and its metrics."""
+    """What comes of the flags: what to listen with (None: plain HTTP), what runs beside, by name,
+    what is in the way of readiness, and metrics.
+    """
 
-    keeper: Keeper
-    serving: Serving
-    metrics: CertificateMetrics
+    context: SSLContext | None = None
+    parts: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=dict)
+    blockers: Callable[[], Mapping[str, str]] = dict
+    collectors: tuple[Collector, ...] = ()
 
 
-def source(given: CertificateFlags, api: Api) -> Source | None:
-    """None for plain HTTP. Raises `CertificateError` for files that cannot be used."""
+def source(given: CertificateFlags, api: Api) -> Source:
+    """Raises `CertificateError` for files that cannot be used."""
+    if not given.cert_file and not given.tls_secret:
+        return Source()
     from deviceplugin.scheduler.certificates.files import CertificateFiles
-    from deviceplugin.scheduler.certificates.issued import IssuedCertificate
     from deviceplugin.scheduler.certificates.metrics import CertificateMetrics
-    from deviceplugin.scheduler.certificates.publishing import MUTATING, VALIDATING, Configuration
     from deviceplugin.scheduler.certificates.serving import Serving
 
-    if given.cert_file:
-        serving = Serving()
+    serving = Serving(f"Secret {given.tls_secret} was not read yet")
+    if given.tls_secret:
+        issued = _issued(given, api, serving)
+        run, metrics = issued.run, CertificateMetrics(serving, issued)
+    else:
         files = CertificateFiles(Path(given.cert_file), Path(given.key_file), serving)
         files.load()
-        return Source(files, serving, CertificateMetrics(serving))
-    if not given.tls_secret:
-        return None
-    serving = Serving(f"Secret {given.tls_secret} was not read yet")
-    issued = IssuedCertificate(
+        run, metrics = files.run, CertificateMetrics(serving)
+    return Source(serving.context, {"certificate": run}, serving.blockers, (metrics,))
+
+
+def _issued(given: CertificateFlags, api: Api, serving: Serving) -> IssuedCertificate:
+    from deviceplugin.scheduler.certificates.issued import IssuedCertificate
+    from deviceplugin.scheduler.certificates.publishing import MUTATING, VALIDATING, Configuration
+
+    return IssuedCertificate(
         api,
         given.tls_secret_namespace,
         given.tls_secret,
@@ -172,4 +179,3 @@ def source(given: CertificateFlags, api: Api) -> Source | None:
         ),
         serving,
     )
-    return Source(issued, serving, CertificateMetrics(serving, issued))

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from deviceplugin.vendor.scheduling import Policy
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from deviceplugin.apiserver.client import Api
     from deviceplugin.cli.backends import Configured
     from deviceplugin.config.reload import Reloader
     from deviceplugin.scheduler.leadership import Leading
@@ -110,6 +111,8 @@ REQUESTS_AT_ONCE = 32
 LEASE_REQUESTS = 2
 """One more than is waited for: the one before may still be without an answer."""
 SCRAPE_SECONDS = 10.0
+DECIDING = ("/filter", "/bind", "/preempt")
+"""What only the leader answers: a connection that reached another is closed, to be made anew."""
 
 
 def duration(text: str) -> timedelta:
@@ -291,7 +294,9 @@ class Given:
     show_default=True,
     type=click.Choice(["follow", "own"]),
     help="follow: kube-scheduler is in the same pod and holds the Lease. own: the replicas stand "
-    "behind a Service and elect one of them; the Lease has to be another than kube-scheduler's.",
+    "behind a Service and elect one of them; the Lease has to be another than kube-scheduler's. "
+    "With POD_NAME and POD_NAMESPACE in the environment the leader's pod is labelled "
+    "scheduler.deviceplugin.dev/role=leader, for the Service to select.",
 )
 @click.option(
     "--log-level",
@@ -392,6 +397,18 @@ def _leading(given: Given) -> Leading:
     return Elected(api, given.lease_namespace, name, f"{hostname}_{uuid.uuid4()}")
 
 
+def _role(
+    given: Given, api: Api, leading: Leading
+) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+    """Labels this replica's pod, where it is known and a Service has to find the leader."""
+    from deviceplugin.scheduler.role import RoleLabel
+
+    namespace, name = os.environ.get("POD_NAMESPACE"), os.environ.get("POD_NAME")
+    if not (given.leader_elect and given.lease_mode == "own" and namespace and name):
+        return {}
+    return {"role": RoleLabel(api, leading, namespace, name).run}
+
+
 def _reloader(
     path: str, first: Configured, running: Scheduler, metrics: CollectorRegistry
 ) -> Reloader:
@@ -447,18 +464,19 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     api = Api(lambda: official_client(REQUESTS_AT_ONCE), REQUESTS_AT_ONCE)
     registry = CollectorRegistry()
     tls = source(given.certificate, api)
-    if tls is not None:
-        registry.register(tls.metrics)
+    for collector in tls.collectors:
+        registry.register(collector)
     running = Scheduler(settings, first.backends, api, _leading(given))
 
     def blockers() -> Mapping[str, str]:
-        return {**running.blockers(), **(tls.serving.blockers() if tls is not None else {})}
+        return {**running.blockers(), **tls.blockers()}
 
     seconds = Latencies(registry).seconds
     server = Server(
         running.routes(),
         blockers,
         lambda path, took: seconds.labels(path.strip("/")).observe(took),
+        lambda path: path in DECIDING and not running.leading.is_leader(),
     )
     loop = asyncio.get_running_loop()
 
@@ -470,9 +488,8 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         return asyncio.run_coroutine_threadsafe(now(), loop).result(SCRAPE_SECONDS)
 
     registry.register(SchedulerMetrics(scraped, Names(given.metric_names)))
-    context = tls.serving.context if tls is not None else None
-    await server.start(everywhere(given.listen), context)
-    log.info("answering", address=":".join(map(str, server.address)), tls=tls is not None)
+    await server.start(everywhere(given.listen), tls.context)
+    log.info("answering", address=":".join(map(str, server.address)), tls=tls.context is not None)
     metrics = None
     if given.metrics_listen:
         metrics = Endpoint(everywhere(given.metrics_listen), registry, blockers)
@@ -481,8 +498,8 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         loop.add_signal_handler(number, stop.set)
     reloader = _reloader(given.device_config_file, first, running, registry)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload)
-    beside = {"certificate": tls.keeper.run} if tls is not None else {}
-    task = asyncio.create_task(running.run(configuration=reloader.run, **beside))
+    beside = {"configuration": reloader.run, **tls.parts, **_role(given, api, running.leading)}
+    task = asyncio.create_task(running.run(**beside))
     await stop.wait()
     log.info("stopping")
     await server.close()

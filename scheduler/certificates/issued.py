@@ -102,7 +102,7 @@ class IssuedCertificate:
             self._wake.clear()
             seconds = await self.look()
             with suppress(TimeoutError):
-                async with asyncio.timeout(seconds * random.uniform(0.9, 1.0)):  # noqa: S311
+                async with asyncio.timeout(seconds * random.uniform(1.0, 1.1)):  # noqa: S311
                     await self._wake.wait()
             await asyncio.sleep(self._pace.pause)
 
@@ -114,10 +114,10 @@ class IssuedCertificate:
             self._serving.refuse(str(error))
             return self._pace.again
         left = (next_due(kept, self._lifetimes) - self._now()).total_seconds()
-        if kept.issuer != kept.authorities[0]:
-            left = min(left, self._pace.settle)
         if self._published is None:
-            left = self._pace.again
+            return self._pace.again
+        if kept.issuer != kept.authorities[0]:
+            left = min(left, self._published[1] + self._pace.settle - self._monotonic())
         return min(max(left, self._pace.again), self._pace.poll)
 
     async def _settled(self) -> Kept:

@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 
 from deviceplugin.cli.certificates import CertificateFlags
 from deviceplugin.cli.scheduler import scheduler
 from deviceplugin.scheduler.certificates.issued import SECRET_TYPE
+from deviceplugin.scheduler.role import LEADER, ROLE
 from deviceplugin.scheduler.webhook import result_annotations
 
 TOP = Path(__file__).parents[2]
@@ -252,3 +254,33 @@ def test_what_the_docs_show_of_the_extender_is_what_is_applied(plain: Any) -> No
     (extender,) = plain.configuration("deviceplugin-kube-scheduler", "config.yaml")["extenders"]
     for key in ("urlPrefix", "httpTimeout", "filterVerb", "bindVerb", "preemptVerb"):
         assert f"{key}: {extender[key]}" in text
+
+
+def blocks(heading: str) -> list[Any]:
+    """The YAML that a section of the page shows."""
+    text = (PLAIN / "README.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_what_the_page_shows_for_replicas_behind_a_service_fits(
+    plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags, rules, service, extender = blocks("Behind a Service")
+    monkeypatch.setenv("POD_NAMESPACE", NAMESPACE)
+    others = [f for f in plain.flags if "leader-elect-resource-name" not in f]
+    with scheduler.make_context("scheduler", [*others, *flags]) as context:
+        assert context.params["lease_mode"] == "own"
+        lease = context.params["lease_name"]
+    assert lease != plain.flag("leader-elect-resource-name")[0]
+    assert {(verb, *rule.get("resourceNames", ())) for rule in rules for verb in rule["verbs"]} == {
+        ("create",),
+        ("get", lease),
+        ("patch", lease),
+    }
+    selector = service["spec"]["selector"]
+    assert selector.pop(ROLE) == LEADER
+    assert selector.items() <= plain.pod["metadata"]["labels"].items()
+    assert service["spec"]["ports"][0]["targetPort"] == "https"
+    assert {"POD_NAME", "POD_NAMESPACE"} <= {e["name"] for e in plain.container("scheduler")["env"]}
+    (shown,) = plain.configuration("deviceplugin-kube-scheduler", "config.yaml")["extenders"]
+    assert extender.keys() <= shown.keys()

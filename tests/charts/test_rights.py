@@ -26,7 +26,8 @@ from deviceplugin.apiserver.client import Api, official_client
 from deviceplugin.scheduler.certificates.issued import SECRET_TYPE, IssuedCertificate, Pace
 from deviceplugin.scheduler.certificates.publishing import MUTATING, VALIDATING, Configuration
 from deviceplugin.scheduler.certificates.serving import Serving
-from deviceplugin.scheduler.leadership import Alone, Followed
+from deviceplugin.scheduler.leadership import Alone, Elected, Followed, Timing
+from deviceplugin.scheduler.role import RoleLabel
 from deviceplugin.scheduler.run import Scheduler
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.testing.apiserver import ApiServer
@@ -198,6 +199,33 @@ async def test_the_roles_allow_what_is_asked_and_nothing_else(
     assert refused == []
     unused = [r for r in rights if not any(r.allows(*each) for each in world.asked)]
     assert unused == []
+
+
+async def test_replicas_behind_a_service_need_what_the_page_adds(world: World, plain: Any) -> None:
+    api, name = world.api(), "deviceplugin-scheduler"
+    item = {**pod("replica"), "metadata": {"name": "replica", "namespace": NAMESPACE}}
+    world.server.create("pods", item)
+    elected = Elected(api, NAMESPACE, name, "me", Timing(15.0, 10.0, 0.05))
+    label = RoleLabel(api, elected, NAMESPACE, "replica", 0.01)
+    async with running(elected), running(label):
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{name}"
+        await world.until(
+            lambda: [c for c in world.server.calls if (c.verb, c.path) == ("patch", path)]
+        )
+        await world.until(
+            lambda: world.server.get("pods", "replica", NAMESPACE)["metadata"].get("labels") or {}
+        )
+        await world.until(lambda: ("list", "", "pods", "", NAMESPACE) in world.asked)
+    leases = {each for each in world.asked if each[2] == "leases"}
+    group = "coordination.k8s.io"
+    assert leases == {
+        ("create", group, "leases", "", NAMESPACE),
+        ("get", group, "leases", name, NAMESPACE),
+        ("patch", group, "leases", name, NAMESPACE),
+    }
+    rights = plain.rights("ClusterRole", "deviceplugin-scheduler")
+    others = world.asked - leases
+    assert [each for each in others if not any(right.allows(*each) for right in rights)] == []
 
 
 def test_requests_are_read_as_api_servers_read_them() -> None:

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.apiserver.client import Path as ApiPath
 from deviceplugin.cli.main import cli
+from deviceplugin.scheduler.role import LEADER, ROLE
 
 CHART = (
     "--scheduler-name=hami-scheduler",
@@ -131,12 +132,27 @@ async def test_of_replicas_with_a_lease_of_their_own_one_places_and_the_next_goe
         *("--metrics-bind-address=", "--leader-elect", "--leader-elect-mode=own"),
         *("--leader-elect-resource-name=ours", "--leader-elect-resource-namespace=default"),
     )
-    async with started(kubeconfig, *flags) as first:
+    for name in ("first", "second"):
+        item = {"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "x"}]}}
+        bench.server.create("pods", item)
+    here = {"POD_NAMESPACE": "default"}
+
+    def leader() -> list[str]:
+        """Whom a Service reaches."""
+        return [
+            item["metadata"]["name"]
+            for item in bench.server.objects("pods", "default")
+            if (item["metadata"].get("labels") or {}).get(ROLE) == LEADER
+        ]
+
+    async with started(kubeconfig, *flags, POD_NAME="first", **here) as first:
         await answered(bench, first, "'a'")
-        async with started(kubeconfig, *flags) as second:
+        await bench.until(lambda: leader() == ["first"], SECONDS)
+        async with started(kubeconfig, *flags, POD_NAME="second", **here) as second:
             await answered(bench, second, "does not lead")
             assert await first.stop() == 0
             assert (await answered(bench, second, "'a'"))["NodeNames"] == ["a"]
+            await bench.until(lambda: leader() == ["second"], SECONDS)
             assert await bench.bind(second.address, "p", "a") == ""
             assert await second.stop() == 0
 

@@ -1,0 +1,710 @@
+"""The plain manifests on a real API server: ``python tests/charts/real.py BINARIES``.
+
+BINARIES is a folder with etcd, kube-apiserver, kube-scheduler and kubectl of one version. They run on
+loopback with nothing but a folder of their own, RBAC as in any cluster, and no kubelet: the
+scheduler and the kube-scheduler beside it run here, as the account of the manifests. The manifests are
+applied by the commands of their page; only the webhooks' addresses are changed, because a Service
+needs nodes. Prints what holds; the exit code is 1 when something does not.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from deviceplugin.api.hami import register
+from deviceplugin.api.hami.keys import NVIDIA_REGISTER
+from deviceplugin.api.hami.register import NodeDevice
+from deviceplugin.api.node import ALLOCATION
+from deviceplugin.scheduler.certificates.keeping import found_in
+
+PLAIN = Path(__file__).parents[2] / "charts" / "plain"
+NAMESPACE, NAME = "deviceplugin-system", "deviceplugin-scheduler"
+ADMIN = secrets.token_hex(16)
+GPU = "nvidia.com/gpu"
+DECISION = "hami.io/vgpu-devices-allocated"
+SECONDS = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def until(what: str, condition: Callable[[], Any]) -> Any:
+    """What the condition answers once it holds."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, KeyError, RuntimeError):
+            if answer := condition():
+                return answer
+        time.sleep(0.2)
+    raise AssertionError(f"not within {SECONDS:g} s: {what}")
+
+
+class Lab:
+    """Processes on loopback, and kubectl as whoever one wants to be."""
+
+    def __init__(self, binaries: Path, root: Path) -> None:
+        self.binaries, self.root = binaries, root
+        self.port = free_port()
+        self._stack = contextlib.ExitStack()
+        self.failures = 0
+
+    def __enter__(self) -> Lab:
+        client, peer = free_port(), free_port()
+        self.start(
+            "etcd",
+            f"--data-dir={self.root / 'etcd'}",
+            f"--listen-client-urls=http://127.0.0.1:{client}",
+            f"--advertise-client-urls=http://127.0.0.1:{client}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        )
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        signing = self.root / "accounts.key"
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+        signing.write_bytes(pem)
+        tokens = self.root / "tokens.csv"
+        tokens.write_text(f'{ADMIN},admin,admin,"system:masters"\n')
+        self.start(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{client}",
+            f"--cert-dir={self.root / 'certs'}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={tokens}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={signing}",
+            f"--service-account-signing-key-file={signing}",
+        )
+        until("the API server is ready", lambda: self.kubectl("get", "--raw", "/readyz") == "ok")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(
+        self, name: str, *flags: str, command: tuple[str, ...] = (), **env: str
+    ) -> subprocess.Popen[bytes]:
+        log = self._stack.enter_context((self.root / f"{name}.log").open("ab"))
+        process = subprocess.Popen(
+            [*(command or (str(self.binaries / name),)), *flags],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **env},
+        )
+        self._stack.callback(_ended, process)
+        return process
+
+    def kubeconfig(self, name: str, token: str) -> Path:
+        path = self.root / f"{name}.kubeconfig"
+        server = f"https://127.0.0.1:{self.port}"
+        cluster = {"server": server, "insecure-skip-tls-verify": True}
+        found = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": cluster}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+            "users": [{"name": "lab", "user": {"token": token}}],
+        }
+        path.write_text(json.dumps(found))
+        return path
+
+    def kubectl(self, *args: str, token: str = ADMIN, stdin: Any = None) -> str:
+        """One call; raises `RuntimeError` with what it says."""
+        done = subprocess.run(
+            [
+                str(self.binaries / "kubectl"),
+                f"--server=https://127.0.0.1:{self.port}",
+                "--insecure-skip-tls-verify",
+                f"--token={token}",
+                *args,
+            ],
+            input=None if stdin is None else json.dumps(stdin),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=PLAIN,
+            env={**os.environ, "HOME": str(self.root), "KUBECONFIG": "/dev/null"},
+        )
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+        return done.stdout
+
+    def get(self, *args: str) -> Any:
+        return json.loads(self.kubectl("get", "-o", "json", *args))
+
+    def says(self, text: str, call: Callable[[], Any]) -> bool:
+        """Whether a call is refused with such words."""
+        try:
+            call()
+        except RuntimeError as error:
+            return text in str(error)
+        return False
+
+    def holds(self, what: str, answer: Any) -> None:
+        """Print whether it does."""
+        print(f"{'ok' if answer else 'NO'}  {what}", flush=True)
+        self.failures += not answer
+
+
+def _ended(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def commands(heading: str) -> Iterator[list[str]]:
+    """The kubectl commands of a section of the page, without waiting for a Deployment."""
+    text = (PLAIN / "README.md").read_text().partition(f"## {heading}\n")[2]
+    block = text.partition("```console\n")[2].partition("```")[0]
+    for line in block.splitlines():
+        if line.startswith("$ kubectl ") and "rollout" not in line:
+            yield line.removeprefix("$ kubectl ").split()
+
+
+def node(name: str) -> dict[str, Any]:
+    device = NodeDevice(
+        uuid=f"GPU-{name}", index=0, count=10, memory=16384, cores=100, type="NVIDIA-T4",
+        mode="hami-core", healthy=True,
+    )  # fmt: skip
+    # No agent is there to give a lock back.
+    annotations = {NVIDIA_REGISTER: register.encode([device]), ALLOCATION: "deferred"}
+    metadata = {
+        "name": name,
+        "annotations": annotations,
+        "labels": {"kubernetes.io/hostname": name},
+    }
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+
+
+STATUS = {
+    "status": {
+        "capacity": {"cpu": "8", "memory": "32Gi", "pods": "110", GPU: "10"},
+        "allocatable": {"cpu": "8", "memory": "32Gi", "pods": "110", GPU: "10"},
+        "conditions": [{"type": "Ready", "status": "True", "reason": "x", "message": "x"}],
+    }
+}
+
+
+def pod(name: str, *, asks: bool = True, **more: Any) -> dict[str, Any]:
+    resources = {"limits": {GPU: "1", "nvidia.com/gpumem": "1000"}} if asks else {}
+    container = {"name": "c", "image": "x", "resources": resources}
+    annotations = more.pop("annotations", {})
+    namespace = more.pop("namespace", "default")
+    metadata = {"name": name, "namespace": namespace, "annotations": annotations}
+    spec = {"containers": [container], **more}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+# --- the story ------------------------------------------------------------------------------------
+
+
+class Story:
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.listen, self.metrics = (free_port(), free_port()), (free_port(), free_port())
+        self.token = ""
+
+    def tell(self) -> None:
+        self.everything_is_accepted()
+        self.applied_once_more()
+        self.people()
+        scheduler = self.scheduler_starts()
+        self.pods_come_by()
+        self.decisions_are_protected("policy")
+        self.pods_are_placed()
+        self.certificates()
+        self.without_the_policy()
+        self.without_a_scheduler(scheduler)
+        self.removed()
+
+    def everything_is_accepted(self) -> None:
+        for command in commands("Install"):
+            self.lab.holds(f"kubectl {' '.join(command)}", self.lab.kubectl(*command))
+
+    def applied_once_more(self) -> None:
+        before = self.versions()
+        for command in commands("Install"):
+            self.lab.kubectl(*command)
+        changed = dict(before ^ self.versions())
+        self.lab.holds(f"applied again, nothing changes {list(changed)}", not changed)
+
+    def versions(self) -> set[tuple[str, str]]:
+        """Of all objects of the manifests."""
+        files = [part for file in sorted(PLAIN.glob("*.yaml")) for part in ("-f", file.name)]
+        return {
+            (f"{item['kind']} {item['metadata']['name']}", item["metadata"]["resourceVersion"])
+            for item in self.lab.get(*files)["items"]
+        }
+
+    def people(self) -> None:
+        """Nodes, accounts, and somebody who may do everything with pods."""
+        kubectl = self.lab.kubectl
+        for name in ("node-a", "node-b"):
+            kubectl("create", "-f", "-", stdin=node(name))
+            patch = json.dumps(STATUS)
+            kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", patch)
+            kubectl("taint", "node", name, "node.kubernetes.io/not-ready-")
+        for namespace, name in (
+            ("default", "default"),
+            ("default", "dev"),
+            ("kube-system", "deviceplugin"),
+        ):
+            kubectl("-n", namespace, "create", "serviceaccount", name)
+        kubectl(
+            "create",
+            "clusterrole",
+            "pods",
+            "--verb=*",
+            "--resource=pods,pods/status,pods/binding,bindings",
+        )
+        for name in ("default:dev", "kube-system:deviceplugin"):
+            kubectl(
+                "create",
+                "clusterrolebinding",
+                name.replace(":", "-"),
+                "--clusterrole=pods",
+                f"--serviceaccount={name}",
+            )
+        self.dev = kubectl("create", "token", "dev").strip()
+        self.token = kubectl("-n", NAMESPACE, "create", "token", NAME).strip()
+
+    def scheduler_starts(self) -> subprocess.Popen[bytes]:
+        """As the account of the manifests, with the flags of the Deployment."""
+        lab = self.lab
+        for plural in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
+            path = lab.get(plural, NAME)["webhooks"][0]["clientConfig"]["service"]["path"]
+            url = f"https://localhost:{self.listen[0]}{path}"
+            change = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": url}}]
+            lab.kubectl("patch", plural, NAME, "--type=json", "-p", json.dumps(change))
+        deployment = lab.get("-n", NAMESPACE, "deployment", NAME)
+        ours, theirs = deployment["spec"]["template"]["spec"]["containers"]
+        folder = lab.root / "config"
+        folder.mkdir()
+        for map_ in ("deviceplugin-scheduler", "deviceplugin-kube-scheduler"):
+            for name, text in lab.get("-n", NAMESPACE, "configmap", map_)["data"].items():
+                (folder / name).write_text(text)
+        kubeconfig = lab.kubeconfig("scheduler", self.token)
+        # Both at once, on an empty Secret; the webhooks call the first.
+        processes = [
+            lab.start(
+                "scheduler",
+                *_with(
+                    ours["args"],
+                    {
+                        "--http_bind": f"127.0.0.1:{listen}",
+                        "--metrics-bind-address": f"127.0.0.1:{metrics}",
+                        "--device-config-file": str(folder / "device-config.yaml"),
+                    },
+                ),
+                command=(sys.executable, "-m", "deviceplugin"),
+                KUBECONFIG=str(kubeconfig),
+                POD_NAMESPACE=NAMESPACE,
+            )
+            for listen, metrics in zip(self.listen, self.metrics, strict=True)
+        ]
+        configuration = yaml.safe_load((folder / "config.yaml").read_text())
+        configuration["clientConnection"] = {"kubeconfig": str(kubeconfig)}
+        configuration["extenders"][0]["urlPrefix"] = f"https://127.0.0.1:{self.listen[0]}"
+        (folder / "here.yaml").write_text(json.dumps(configuration))
+        lab.start(
+            "kube-scheduler",
+            f"--config={folder / 'here.yaml'}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={free_port()}",
+            *[arg for arg in theirs["command"][1:] if not arg.startswith("--config")],
+        )
+        for port in self.metrics:
+            until("a replica is ready", lambda port=port: _ok(f"http://127.0.0.1:{port}/readyz"))
+        lab.holds("two replicas are ready with the rights of the manifests", processes)
+        lab.holds("and serve the same certificate", len(self.served()) == 1)
+        until("its caBundle is known", lambda: self.bundles() == {self.held().bundle})
+        lab.holds("which they issued, and wrote the caBundle", self.held())
+        return processes[0]
+
+    def pods_come_by(self) -> None:
+        lab, dev = self.lab, self.dev
+        until("the webhook answers", lambda: self.made(pod("asks"))["spec"]["schedulerName"])
+        found = self.made(pod("asks-too"))
+        lab.holds(
+            "the API server calls the webhook over TLS",
+            found["spec"]["schedulerName"] == "hami-scheduler",
+        )
+        found = self.made(pod("plain", asks=False))
+        lab.holds(
+            "other pods stay as they are", found["spec"]["schedulerName"] == "default-scheduler"
+        )
+        found = self.made(pod("forged", annotations={DECISION: "GPU-node-a,NVIDIA,1,1:;"}))
+        lab.holds(
+            "a forged decision is taken off a new pod",
+            DECISION not in found["metadata"].get("annotations", {}),
+        )
+        privileged = pod("privileged")
+        privileged["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+        lab.holds(
+            "a pod that cannot be served is refused with a reason",
+            lab.says(
+                "is privileged",
+                lambda: lab.kubectl("create", "-f", "-", token=dev, stdin=privileged),
+            ),
+        )
+
+    def decisions_are_protected(self, by: str) -> None:
+        """By whichever of the two rules stands."""
+        lab, kubectl = self.lab, self.lab.kubectl
+        words = "is written by the scheduler and the nodes' agents only"
+        change = json.dumps({"metadata": {"annotations": {DECISION: "forged"}}})
+        lab.holds(
+            f"{by}: an update with a decision is refused",
+            lab.says(
+                words,
+                lambda: kubectl(
+                    "patch", "pod", "asks", "--type=merge", "-p", change, token=self.dev
+                ),
+            ),
+        )
+        lab.holds(
+            f"{by}: the same by way of the status",
+            lab.says(
+                words,
+                lambda: kubectl(
+                    "patch",
+                    "pod",
+                    "asks",
+                    "--subresource=status",
+                    "--type=merge",
+                    "-p",
+                    change,
+                    token=self.dev,
+                ),
+            ),
+        )
+        forged = pod("no-device", asks=False, annotations={DECISION: "forged"})
+        lab.holds(
+            f"{by}: a new pod that asks for nothing and carries a decision",
+            lab.says(words, lambda: kubectl("create", "-f", "-", token=self.dev, stdin=forged)),
+        )
+        other = json.dumps({"metadata": {"annotations": {"mine": "1"}}})
+        lab.holds(
+            f"{by}: other annotations are free",
+            kubectl("patch", "pod", "asks", "--type=merge", "-p", other, token=self.dev),
+        )
+        if by == "policy":
+            self.bindings_are_protected(words)
+        agents = self.agents()
+        lab.holds(
+            f"{by}: an agent writes to a pod of its node",
+            kubectl(
+                "patch", "pod", "on-node-a", "--type=merge", "-p", change, token=agents["node-a"]
+            ),
+        )
+        lab.holds(
+            f"{by}: and not to one of another node",
+            lab.says(
+                "may not write to a pod of node node-a",
+                lambda: kubectl(
+                    "patch",
+                    "pod",
+                    "on-node-a",
+                    "--type=merge",
+                    "-p",
+                    change.replace("forged", "more"),
+                    token=agents["node-b"],
+                ),
+            ),
+        )
+        lab.holds(
+            f"{by}: the scheduler writes anywhere",
+            kubectl(
+                "patch",
+                "pod",
+                "on-node-a",
+                "--type=merge",
+                "-p",
+                change.replace("forged", "decided"),
+                token=self.token,
+            ),
+        )
+        gone = json.dumps({"metadata": {"annotations": {DECISION: None}}})
+        lab.holds(
+            f"{by}: nobody else removes one",
+            lab.says(
+                words,
+                lambda: kubectl(
+                    "patch", "pod", "on-node-a", "--type=merge", "-p", gone, token=self.dev
+                ),
+            ),
+        )
+        kubectl("patch", "pod", "on-node-a", "--type=merge", "-p", gone, token=self.token)
+
+    def bindings_are_protected(self, words: str) -> None:
+        kubectl = self.lab.kubectl
+        kubectl("create", "-f", "-", stdin=pod("binds", asks=False, schedulerName="nobody"))
+        binding = {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": "binds", "annotations": {DECISION: "forged"}},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "node-a"},
+        }
+        for path in ("pods/binds/binding", "bindings"):
+            raw = f"/api/v1/namespaces/default/{path}"
+            self.lab.holds(
+                f"policy: a decision as an annotation of a Binding, by {path}",
+                self.lab.says(
+                    words,
+                    lambda raw=raw: kubectl(
+                        "create", "--raw", raw, "-f", "-", token=self.dev, stdin=binding
+                    ),
+                ),
+            )
+
+    def agents(self) -> dict[str, str]:
+        """Tokens as kubelet asks for them for the agents' pods, by node."""
+        kubectl, found = self.lab.kubectl, {}
+        for name in ("node-a", "node-b"):
+            agent = pod(
+                f"agent-{name}", asks=False, namespace="kube-system", nodeName=name,
+                serviceAccountName="deviceplugin",
+            )  # fmt: skip
+            with contextlib.suppress(RuntimeError):
+                kubectl("create", "-f", "-", stdin=agent)
+            bound = ("--bound-object-kind=Pod", f"--bound-object-name=agent-{name}")
+            token = kubectl("-n", "kube-system", "create", "token", "deviceplugin", *bound)
+            found[name] = token.strip()
+        with contextlib.suppress(RuntimeError):
+            kubectl("create", "-f", "-", stdin=pod("on-node-a", asks=False, nodeName="node-a"))
+        return found
+
+    def pods_are_placed(self) -> None:
+        """By kube-scheduler and this scheduler, as one account."""
+        lab = self.lab
+        found = until(
+            "the pod is bound",
+            lambda: (p := lab.get("pod", "asks-too"))["spec"].get("nodeName") and p,
+        )
+        annotations = found["metadata"]["annotations"]
+        lab.holds(
+            f"kube-scheduler leads, asks and binds: {found['spec']['nodeName']}",
+            annotations[DECISION].startswith("GPU-node-")
+            and annotations["hami.io/bind-phase"] == "allocating",
+        )
+        reasons = until(
+            "events are written",
+            lambda: (
+                {
+                    e["reason"]
+                    for e in lab.get("events")["items"]
+                    if e["involvedObject"]["name"] == "asks-too"
+                }
+                or None
+            ),
+        )
+        lab.holds(f"events of both: {sorted(reasons)}", reasons)
+        forbidden = [
+            line
+            for name in ("scheduler", "kube-scheduler")
+            for line in (lab.root / f"{name}.log").read_text().splitlines()
+            if "forbidden" in line.lower()
+        ]
+        lab.holds(f"neither was forbidden anything {forbidden[:3]}", not forbidden)
+
+    def certificates(self) -> None:
+        lab, held = self.lab, self.held()
+        change = [{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": ""}]
+        lab.kubectl(
+            "patch", "validatingwebhookconfiguration", NAME, "--type=json", "-p", json.dumps(change)
+        )
+        until("it is restored", lambda: self.bundles() == {held.bundle})
+        lab.holds("a caBundle that somebody overwrote is restored", True)
+        with self.asking_all_the_time() as asked:
+            self.another_authority(held)
+        lab.holds(f"{len(asked)} pods came by meanwhile, and all were seen", _all_seen(asked))
+        lab.holds("both replicas serve the same", len(self.served()) == 1)
+
+    def another_authority(self, held: Any) -> None:
+        lab = self.lab
+        for command in commands("Install"):
+            if "50-webhooks.yaml" not in command:  # would undo the address
+                lab.kubectl(*command)
+        lab.holds("applied again, the certificate stays", self.held() == held)
+        lab.kubectl("-n", NAMESPACE, "delete", "secret", f"{NAME}-tls")
+        metrics = f"http://127.0.0.1:{self.metrics[0]}/metrics"
+        until(
+            "it says that it may not make one",
+            lambda: "reload_failures_total 1.0" in _read(metrics),
+        )
+        lab.holds("a Secret that is gone is told of", True)
+        lab.kubectl("apply", "-f", "30-configuration.yaml")
+        new = until(
+            "both authorities are trusted",
+            lambda: len(self.held().authorities) == 2 and self.held(),
+        )
+        until("and API servers know", lambda: self.bundles() == {new.bundle})
+        lab.holds(
+            "an empty Secret gets a new authority beside the old one", new.serving == held.serving
+        )
+        moved = until(
+            "the new one serves", lambda: (h := self.held()).serving != held.serving and h
+        )
+        lab.holds("a minute later the new one serves", moved.issuer == moved.authorities[0])
+        until("by both", lambda: len(self.served()) == 1)
+
+    @contextlib.contextmanager
+    def asking_all_the_time(self) -> Iterator[list[str]]:
+        """The schedulers' names of pods that somebody makes on trial without a pause, or errors."""
+        found, ended = list[str](), threading.Event()
+        url = f"https://127.0.0.1:{self.lab.port}/api/v1/namespaces/default/pods?dryRun=All"
+        context = ssl._create_unverified_context()
+        headers = {"Authorization": f"Bearer {self.dev}", "Content-Type": "application/json"}
+        body = json.dumps(pod("trial")).encode()
+
+        def ask() -> None:
+            while not ended.is_set():
+                try:
+                    with urlopen(
+                        Request(url, body, headers), timeout=30, context=context
+                    ) as answer:
+                        found.append(json.load(answer)["spec"]["schedulerName"])
+                except HTTPError as error:
+                    found.append(error.read().decode())
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield found
+        finally:
+            ended.set()
+            thread.join()
+
+    def served(self) -> set[str]:
+        """What the replicas serve to new connections."""
+        return {ssl.get_server_certificate(("127.0.0.1", port)) for port in self.listen}
+
+    def without_the_policy(self) -> None:
+        """As with Kubernetes before 1.30."""
+        self.lab.kubectl("delete", "-f", "60-decisions.yaml")
+        until(
+            "the policy is gone",
+            lambda: self.lab.says(
+                "denied the request",
+                lambda: self.lab.kubectl(
+                    "patch",
+                    "pod",
+                    "asks",
+                    "--type=merge",
+                    "-p",
+                    json.dumps({"metadata": {"annotations": {DECISION: "x"}}}),
+                    token=self.dev,
+                ),
+            ),
+        )
+        self.decisions_are_protected("webhook")
+
+    def without_a_scheduler(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(signal.SIGTERM)
+        self.lab.holds("it ends at SIGTERM", process.wait(60) == 0)
+        lab = self.lab
+        lab.holds("while it is away other pods are made", self.made(pod("others", asks=False)))
+        lab.holds(
+            "and pods that ask are refused",
+            lab.says("failed calling webhook", lambda: self.made(pod("asks-in-vain"))),
+        )
+        ignored = pod("ignored")
+        ignored["metadata"]["labels"] = {"hami.io/webhook": "ignore"}
+        lab.holds("but for those that ask to be left alone", self.made(ignored))
+
+    def removed(self) -> None:
+        self.lab.kubectl("apply", "-f", "60-decisions.yaml")
+        done = [self.lab.kubectl(*command, "--wait=false") for command in commands("Remove")]
+        self.lab.holds("everything is removed by the page's commands", all(done))
+
+    def made(self, item: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(
+            self.lab.kubectl("create", "-o", "json", "-f", "-", token=self.dev, stdin=item)
+        )
+        return found
+
+    def held(self) -> Any:
+        found = found_in(self.lab.get("-n", NAMESPACE, "secret", f"{NAME}-tls").get("data") or {})
+        if found.whole is None:
+            raise RuntimeError(str(found.problems))
+        return found.whole
+
+    def bundles(self) -> set[bytes]:
+        return {
+            base64.b64decode(hook["clientConfig"].get("caBundle") or "")
+            for plural in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
+            for hook in self.lab.get(plural, NAME)["webhooks"]
+        }
+
+
+def _with(args: list[str], changed: dict[str, str]) -> list[str]:
+    """Flags with other values."""
+    names = [arg.partition("=")[0] for arg in args]
+    return [f"{n}={changed[n]}" if n in changed else a for n, a in zip(names, args, strict=True)]
+
+
+def _all_seen(asked: list[str]) -> bool:
+    for answer in {*asked} - {"hami-scheduler"}:
+        print("   ", answer)
+    return len(asked) > 10 and set(asked) == {"hami-scheduler"}
+
+
+def _read(url: str) -> str:
+    with urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def _ok(url: str) -> bool:
+    return _read(url) == "ok\n"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="dpc-", dir="/tmp") as place:
+        with Lab(Path(sys.argv[1]), Path(place)) as lab:
+            print(
+                "# Kubernetes",
+                json.loads(lab.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"],
+            )
+            try:
+                Story(lab).tell()
+            except BaseException:
+                for name in ("scheduler", "kube-scheduler", "kube-apiserver"):
+                    log = Path(place) / f"{name}.log"
+                    print(
+                        f"--- {name}",
+                        log.read_text()[-3000:] if log.exists() else "",
+                        file=sys.stderr,
+                    )
+                raise
+        sys.exit(1 if lab.failures else 0)
