@@ -78,6 +78,8 @@ class Cluster:
     ) -> None:
         self.backends = backends
         self._moving = moving(backends.values())
+        self.wishes = frozenset(key for b in backends.values() for key in b.keys.by_people)
+        """The annotations of pods by which people say what they want."""
         self._changed = changed
         self._nodes: dict[str, _Node] = {}
         self._seen: dict[str, Holding] = {}
@@ -123,21 +125,25 @@ class Cluster:
         this process made it, else what its annotations said when it was seen first. Whoever changes
         them later changes nothing of what its containers were given.
         """
+        uid = record.uid
         if not record.bound:
-            self._see(record.uid, None)
             return ()
-        known = self.holding(record.uid)
-        if known is not None and known.node != record.bound:
-            known = None
-        if known is not None and record.uid in self._assumed:
-            self._see(record.uid, known)
+        known = self._seen.get(uid)
+        assumed = self._assumed.get(uid)
+        if known is None and assumed is not None and assumed.node == record.bound:
+            self._see(uid, assumed)
             return ()
         holding, problems = read(record, self.backends)
         if known is not None:
             held = {**holding.held, **known.held}
             holding = replace(known, held=MappingProxyType(held)) if held != known.held else known
-        self._see(record.uid, holding if holding.held else None)
+        self._see(uid, holding if holding.held else None)
         return problems
+
+    def confirm(self, uid: str) -> None:
+        """What was assumed of a pod is so: it is bound, whatever older news the watch has yet."""
+        if (assumed := self._assumed.get(uid)) is not None:
+            self._see(uid, assumed)
 
     def drop_pod(self, uid: str) -> None:
         """A pod is gone or has ended."""
@@ -303,13 +309,13 @@ class Cluster:
     # --- how it is kept --------------------------------------------------------------------------
 
     def _see(self, uid: str, holding: Holding | None) -> None:
+        """A pod is bound, and holds this or nothing; what was assumed of it is over."""
         before = self.holding(uid)
+        self._assumed.pop(uid, None)
         if holding is None:
             self._seen.pop(uid, None)
         else:
-            # A pod that is bound is decided for good.
             self._seen[uid] = holding
-            self._assumed.pop(uid, None)
         self._moved(uid, before)
 
     def _moved(self, uid: str, before: Holding | None) -> None:

@@ -19,7 +19,7 @@ from deviceplugin.scheduler.leadership import Leading
 __all__ = ["FencedApi"]
 
 WRITE_SECONDS = 10.0
-"""What a write is given where nothing else bounds it."""
+"""What a request is given where nothing else bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,11 @@ class FencedApi:
     api: Api
     leading: Leading
 
-    async def get(self, path: Path, query: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """One object, or one page of a collection; anybody may ask."""
-        return await self.api.get(path, query)
+    async def get(
+        self, path: Path, query: Mapping[str, str] | None = None, within: float = WRITE_SECONDS
+    ) -> dict[str, Any]:
+        """One object, or one page of a collection, in at most `within` seconds; anybody may ask."""
+        return await self.api.get(path, query, within)
 
     async def patch(
         self, path: Path, body: object, content_type: str, within: float = WRITE_SECONDS

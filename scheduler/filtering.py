@@ -18,10 +18,11 @@ from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.presence import scores
 from deviceplugin.placement.request import Ask, asks
-from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.remembered import Tried
 from deviceplugin.scheduler.room import Need, Room
 from deviceplugin.vendor.scheduling import (
+    Card,
     Obstacle,
     PodSpec,
     Policy,
@@ -38,6 +39,7 @@ __all__ = [
     "choose",
     "first_reason",
     "fits_without",
+    "refusal",
     "request",
     "why",
 ]
@@ -50,10 +52,13 @@ Allowed = Callable[[Placement], Reason | None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A pod with what its containers ask for, and the policies that hold for it."""
+    """A pod with what its containers ask for, what its annotations wish besides, and the policies
+    that hold for it.
+    """
 
     pod: PodSpec
     asks: tuple[Ask, ...]
+    wishes: frozenset[tuple[str, str]]
     node_policy: Policy
     card_policy: Policy
 
@@ -68,7 +73,7 @@ class Request:
         return (
             self.pod.namespace,
             self.pod.runtime_class,
-            frozenset(self.pod.annotations.items()),
+            self.wishes,
             self.node_policy,
             self.card_policy,
             tuple(
@@ -103,6 +108,7 @@ def request(cluster: Cluster, pod: PodSpec, node_policy: Policy, card_policy: Po
     return Request(
         pod,
         asks(pod, cluster.backends.values()),
+        frozenset((key, pod.annotations[key]) for key in cluster.wishes & pod.annotations.keys()),
         _policy(pod, NODE_POLICY, node_policy),
         _policy(pod, DEVICE_POLICY, card_policy),
     )
@@ -229,6 +235,30 @@ def why(
     if isinstance(found, Unfit):
         return found
     return _allowed(cluster, wanted, view, found, allowed)
+
+
+def refusal(cluster: Cluster, wanted: Request, holding: Holding) -> Reason | None:
+    """Why a pod that was placed cannot have its cards any more; None when it can. What it holds
+    itself does not stand in its way.
+    """
+    name = holding.node
+    if unserved := wanted.words - cluster.backends.keys():
+        return Reason(Obstacle.TOO_FEW_CARDS, detail=f"{min(unserved)} is served no more")
+    view = cluster.view(name, (holding.uid,))
+    if view is None:
+        return Reason(Obstacle.TOO_FEW_CARDS, detail=_absent(cluster, wanted, name))
+    cards: dict[str, tuple[Card, ...]] = {}
+    for word, items in holding.held.items():
+        devices = [device for item in items for device in item.devices]
+        uuids = {device.uuid for device in devices}
+        cards[word] = tuple(card for card in view.cards.get(word, ()) if card.uuid in uuids)
+        taken = {(card.uuid, tenant.slot) for card in cards[word] for tenant in card.tenants}
+        for device in devices:
+            if device.slot and (device.uuid, device.slot.name) in taken:
+                detail = f"partition {device.slot} was given away meanwhile"
+                return Reason(Obstacle.VENDOR_RULE, device.uuid, detail)
+    found = _place(cluster, wanted, replace(view, cards=MappingProxyType(cards)))
+    return first_reason(found) if isinstance(found, Unfit) else None
 
 
 def fits_without(

@@ -20,12 +20,14 @@ from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.nodelock import NodeLock
 from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.apiserver.reflector import Reflector
-from deviceplugin.scheduler.fencing import FencedApi
+from deviceplugin.scheduler.fencing import WRITE_SECONDS, FencedApi
 from deviceplugin.scheduler.nodes import NodeRecord
-from deviceplugin.scheduler.pods import ENDED
+from deviceplugin.scheduler.pods import ENDED, PodRecord
 
 __all__ = ["LockedError", "NodeLocks"]
 
+PAUSE_SECONDS = 0.05
+RELEASE_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 """An expired lock is seen at the latest so long after it expired."""
 
@@ -49,11 +51,13 @@ class NodeLocks:
         self,
         api: FencedApi,
         nodes: Reflector[NodeRecord],
+        pod: Callable[[str, str], PodRecord | None],
         timeout: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._api, self._nodes, self._timeout = api, nodes, timeout
+        """`pod` finds a pod as the watch shows it."""
+        self._api, self._nodes, self._pod, self._timeout = api, nodes, pod, timeout
         self._now, self._monotonic = now, monotonic
         self._lines: dict[str, _Line] = {}
         self.waiting = 0
@@ -61,9 +65,9 @@ class NodeLocks:
 
     async def acquire(
         self, node: str, annotation: str, namespace: str, name: str, until: float
-    ) -> None:
-        """Take a node's lock for a pod, at most until this instant of the monotonic clock. A lock
-        that the pod has already is its own.
+    ) -> str:
+        """Take a node's lock for a pod, at most until this instant of the monotonic clock; answers
+        its text, to give it back with. A lock that the pod has already is its own.
         """
         line = self._lines.setdefault(node, _Line())
         line.length += 1
@@ -74,11 +78,14 @@ class NodeLocks:
             async with asyncio.timeout(max(until - self._monotonic(), 0)):
                 await line.turn.acquire()
             try:
-                while other := await self._other(node, annotation, namespace, name, until):
+                while True:
+                    mine, text = await self._found(node, annotation, namespace, name, until)
+                    if mine:
+                        return text
                     left = until - self._monotonic()
                     if left <= 0:
                         raise TimeoutError
-                    await self._news(node, annotation, other, min(left, LOOK_SECONDS))
+                    await self._news(node, annotation, text, min(left, LOOK_SECONDS))
             finally:
                 line.turn.release()
         except TimeoutError:
@@ -89,20 +96,23 @@ class NodeLocks:
             if not line.length:
                 del self._lines[node]
 
-    async def release(self, node: str, annotation: str, namespace: str, name: str) -> None:
-        """Give back the pod's own lock; another's stays."""
-        while (record := self._nodes.objects.get(f"/{node}")) is not None:
-            lock = self._lock(record, annotation)
-            if lock is None or not lock.held_by(namespace, name):
+    async def release(self, node: str, annotation: str, text: str) -> None:
+        """Give back the very lock that was taken; another's stays, and one that cannot be given
+        back in time expires.
+        """
+        until = self._monotonic() + RELEASE_SECONDS
+        while self._monotonic() < until:
+            record = self._nodes.objects.get(f"/{node}")
+            if record is None or record.facts.annotations.get(annotation) != text:
                 return
-            if await self._written(record, annotation, None):
+            if await self._written(record, annotation, None, until):
                 return
 
-    async def _other(
+    async def _found(
         self, node: str, annotation: str, namespace: str, name: str, until: float
-    ) -> str:
-        """The text of a lock that another needs; empty once the lock is the pod's. Raises
-        `TimeoutError` when it is too late.
+    ) -> tuple[bool, str]:
+        """Whether the lock is the pod's now, and its text: its own, or that of a lock which another
+        needs. Raises `TimeoutError` when it is too late.
         """
         while self._monotonic() < until:
             record = self._nodes.objects.get(f"/{node}")
@@ -111,13 +121,26 @@ class NodeLocks:
             lock = self._lock(record, annotation)
             if lock is not None:
                 if lock.held_by(namespace, name):
-                    return ""
-                if not await self._abandoned(node, lock):
-                    return record.facts.annotations[annotation]
+                    return True, record.facts.annotations[annotation]
+                if not await self._abandoned(node, lock, until):
+                    return False, record.facts.annotations[annotation]
             text = nodelock.encode(NodeLock(self._now(), namespace, name), annotation)
-            if await self._written(record, annotation, text):
-                return ""
+            try:
+                if await self._written(record, annotation, text, until):
+                    return True, text
+            except ApiError as error:
+                if error.is_ambiguous:
+                    await self._take_back(node, annotation, text)
+                raise
         raise TimeoutError
+
+    async def _take_back(self, node: str, annotation: str, text: str) -> None:
+        """After a write without an answer: what it left behind, if it was done."""
+        try:
+            self._nodes.learn(await self._api.get(Path.node(node)))
+            await self.release(node, annotation, text)
+        except ApiError:
+            return  # it expires
 
     def _lock(self, record: NodeRecord, annotation: str) -> NodeLock | None:
         text = record.facts.annotations.get(annotation)
@@ -128,8 +151,12 @@ class NodeLocks:
         except AnnotationError as error:
             raise LockedError(f"node {record.name}: {error}") from None
 
-    async def _written(self, record: NodeRecord, annotation: str, text: str | None) -> bool:
-        """Whether the write came on exactly what was read; if not, the node is read anew."""
+    async def _written(
+        self, record: NodeRecord, annotation: str, text: str | None, until: float
+    ) -> bool:
+        """Whether the write came on exactly what was read; if not, it is to be tried again, where
+        it conflicted on the node as it is now.
+        """
         path = Path.node(record.name)
         change: Mapping[str, Any] = {
             "metadata": {
@@ -137,30 +164,44 @@ class NodeLocks:
                 "resourceVersion": record.version,
             }
         }
+        within = min(until - self._monotonic(), WRITE_SECONDS)
         try:
-            self._nodes.learn(await self._api.patch(path, change, MERGE_PATCH))
+            self._nodes.learn(await self._api.patch(path, change, MERGE_PATCH, within))
         except ApiError as error:
+            if error.is_throttled:
+                await asyncio.sleep(max(error.retry_after or 0.0, PAUSE_SECONDS))
+                return False
             if not error.is_conflict:
                 raise
-            await asyncio.sleep(random.uniform(0, 0.05))  # noqa: S311
-            self._nodes.learn(await self._api.get(path))
+            await asyncio.sleep(random.uniform(0, PAUSE_SECONDS))  # noqa: S311
+            self._nodes.learn(await self._api.get(path, within=within))
             return False
         return True
 
-    async def _abandoned(self, node: str, lock: NodeLock) -> bool:
-        """Whether nobody waits behind a lock: it has expired, and its pod is gone, was bound
-        elsewhere, or has been served. A lock of a pod that is gone need not expire.
+    async def _abandoned(self, node: str, lock: NodeLock, until: float) -> bool:
+        """Whether nobody waits behind a lock: its pod is gone, has ended or is on another node; or
+        it has expired, and its pod has been served, is being deleted, or is on no node yet: nobody
+        takes so long between lock and Binding.
         """
         old = nodelock.expired(lock, self._now(), self._timeout)
         if not lock.names_pod:
             return old
+        seen = self._pod(lock.namespace, lock.name)
+        if seen is not None and seen.bound in ("", node) and not old:
+            return False
+        within = min(until - self._monotonic(), WRITE_SECONDS)
         try:
-            pod = await self._api.get(Path.pod(lock.namespace, lock.name))
+            pod = await self._api.get(Path.pod(lock.namespace, lock.name), within=within)
         except ApiError as error:
             if error.is_missing:
                 return True
             raise
-        return old and not _waits(pod, node)
+        if (pod.get("status") or {}).get("phase") in ENDED:
+            return True
+        bound = (pod.get("spec") or {}).get("nodeName")
+        if bound and bound != node:
+            return True
+        return old and not (bound and _waits(pod))
 
     async def _news(self, node: str, annotation: str, other: str, seconds: float) -> None:
         """Wait until a lock is another than this one, which it may be already."""
@@ -173,16 +214,14 @@ class NodeLocks:
 
     def _holder(self, node: str, annotation: str) -> str:
         record = self._nodes.objects.get(f"/{node}")
-        text = record.facts.annotations.get(annotation, "nobody") if record else "nobody"
+        text = record.facts.annotations.get(annotation, "") if record else ""
+        text = text or "by other pods that are bound there now"
         within = duration_text(self._timeout.total_seconds())
         return f"node {node} has been locked within {within}: {text}: node lock contention"
 
 
-def _waits(pod: Mapping[str, Any], node: str) -> bool:
+def _waits(pod: Mapping[str, Any]) -> bool:
+    """Whether a bound pod was not served yet, and will be."""
     metadata = pod.get("metadata") or {}
     phase = (metadata.get("annotations") or {}).get(keys.BIND_PHASE)
-    return (
-        (pod.get("status") or {}).get("phase") not in ENDED
-        and (pod.get("spec") or {}).get("nodeName") in (node, None, "")
-        and phase == "allocating"
-    )
+    return phase == "allocating" and not metadata.get("deletionTimestamp")

@@ -12,18 +12,20 @@ import structlog
 from deviceplugin.apiserver.client import Api
 from deviceplugin.apiserver.events import Events
 from deviceplugin.placement.fit import Backends
-from deviceplugin.scheduler.binding import Binder
 from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.decisions import Decisions
 from deviceplugin.scheduler.fencing import FencedApi
 from deviceplugin.scheduler.leadership import Leading
 from deviceplugin.scheduler.metrics import Moment, moment
 from deviceplugin.scheduler.nodelock import NodeLocks
+from deviceplugin.scheduler.podwrites import PodWrites
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.registration import Handshakes
 from deviceplugin.scheduler.server import Routes
 from deviceplugin.scheduler.service import ExtenderService
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.sweep import Sweep
+from deviceplugin.scheduler.takeover import Takeover
 from deviceplugin.scheduler.watching import Watching
 from deviceplugin.scheduler.webhook import Webhook
 from deviceplugin.vendor.scheduling import SchedulingBackend
@@ -51,21 +53,26 @@ class Scheduler:
         self.quotas = Quotas(by_word)
         self.cluster = Cluster(by_word, self.quotas.moved)
         self.watching = Watching(api, self.cluster, self.quotas, settings.node_labels)
-        fenced = FencedApi(api, leading)
-        self.locks = NodeLocks(fenced, self.watching.nodes, settings.lock_timeout)
         self.events = Events(api, settings.name)
         self.leading = leading
         self.webhook = Webhook(settings, by_word, self.quotas)
-        binder = Binder(fenced, self.cluster, self.locks, self.watching.pod, leading.is_leader)
+        fenced = FencedApi(api, leading)
+        self.locks = NodeLocks(
+            fenced, self.watching.nodes, self.watching.pod, settings.locks_expire_after
+        )
+        self.decisions = Decisions(self.cluster, settings.decisions_lapse_after)
+        writes = PodWrites(fenced, lambda: self.cluster.backends)
+        self.takeover = Takeover(settings.name, leading, self.watching, self.decisions, writes)
         self.service = ExtenderService(
             settings,
-            fenced,
             self.cluster,
-            binder,
-            self.events,
-            leading,
             self.quotas,
-            lambda: self.watching.synced,
+            self.decisions,
+            writes,
+            self.locks,
+            self.watching,
+            self.takeover,
+            self.events,
         )
         self._handshakes = Handshakes(fenced, self.cluster, leading.is_leader)
         self.sweep = Sweep(
@@ -124,6 +131,8 @@ class Scheduler:
             group.create_task(_again("handshakes", self._handshakes.run))
             group.create_task(_again("sweep", self.sweep.run))
             group.create_task(_again("leadership", self.leading.run))
+            group.create_task(_again("takeover", self.takeover.run))
+            group.create_task(_again("decisions", self.decisions.run))
             for name, run in beside.items():
                 group.create_task(_again(name, run))
 

@@ -8,32 +8,41 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.keys import VGPU_NODE
-from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
+from deviceplugin.apiserver.client import ApiError
 from deviceplugin.apiserver.events import Events, Subject
 from deviceplugin.placement.objects import pod_spec
-from deviceplugin.placement.write import decision
+from deviceplugin.placement.write import decision as decision_annotations
 from deviceplugin.scheduler import extender, filtering
 from deviceplugin.scheduler.binding import Binder, NotBoundError
 from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.deciding import decide, helps, holding_of
+from deviceplugin.scheduler.decisions import Decision, Decisions
 from deviceplugin.scheduler.events import (
     BINDING_FAILED,
     BINDING_SUCCEED,
     FILTERING_FAILED,
     FILTERING_SUCCEED,
 )
-from deviceplugin.scheduler.fencing import FencedApi
+from deviceplugin.scheduler.fencing import WRITE_SECONDS
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
-from deviceplugin.scheduler.leadership import Leading
+from deviceplugin.scheduler.nodelock import NodeLocks
 from deviceplugin.scheduler.nodes import node_record
+from deviceplugin.scheduler.podwrites import (
+    ChangedError,
+    PodWrites,
+    check_free,
+    results,
+    version_of,
+)
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.scheduler.takeover import Takeover
+from deviceplugin.scheduler.watching import Watching
 from deviceplugin.vendor.scheduling import PodSpec, Reason
 
 __all__ = ["ExtenderService"]
@@ -49,17 +58,29 @@ class ExtenderService:
     """
 
     settings: SchedulerSettings
-    api: FencedApi
     cluster: Cluster
-    binder: Binder
-    events: Events
-    leading: Leading
     quotas: Quotas
-    synced: Callable[[], bool]
+    decisions: Decisions
+    writes: PodWrites
+    locks: NodeLocks
+    watching: Watching
+    takeover: Takeover
+    events: Events
     clock_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _term: Hashable = field(default=0, init=False)
+    _binder: Binder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._binder = Binder(
+            self.cluster,
+            self.decisions,
+            self.locks,
+            self.writes,
+            self.watching.pod,
+            self._decided_for,
+            monotonic=self.monotonic,
+        )
 
     # --- filter -----------------------------------------------------------------------------------
 
@@ -68,9 +89,9 @@ class ExtenderService:
         try:
             asked = extender.parse_filter(body)
             pod = pod_spec(asked.pod)
-            if unable := self._unable():
+            if unable := await self.takeover.ready():
                 return self._filtered("unable", error=unable)
-            wanted = self._request(self.cluster, pod)
+            wanted = self._request(pod)
         except (ValueError, AttributeError) as error:
             return self._filtered("refused", error=str(error))
         if asked.nodes is not None:
@@ -79,33 +100,37 @@ class ExtenderService:
             return self._filtered("refused", error="extender args without NodeNames and Nodes")
         if not wanted.words:
             return self._filtered("nothing asked", asked.names)
-        return await self._decided(wanted, asked.names)
+        return await self._placed(wanted, asked.pod, asked.names)
 
-    async def _decided(self, wanted: Request, names: Sequence[str]) -> bytes:
+    async def _placed(
+        self, wanted: Request, item: Mapping[str, Any], names: Sequence[str]
+    ) -> bytes:
         pod = wanted.pod
-        found = self._choose(self.cluster, wanted, names)
-        if isinstance(found, Nowhere):
-            self.cluster.forget(pod.uid)
-            self._say(pod, FILTERING_FAILED, _nowhere(found, len(names)))
-            return self._filtered("nowhere", failed=_texts(found))
         try:
-            annotations = self._annotations(wanted, found)
-        except (AnnotationError, ValueError) as error:
+            await self._settled(pod.uid)
+            # From here to the decision nothing else runs.
+            found = self._choose(self.cluster, wanted, names)
+            if isinstance(found, Nowhere):
+                self.decisions.drop(pod.uid)
+                self._say(pod, FILTERING_FAILED, _nowhere(found, len(names)))
+                return self._filtered("nowhere", failed=_texts(found))
+            decision = self._made(wanted, found)
+        except (ApiError, ChangedError, ValueError) as error:
             self._say(pod, FILTERING_FAILED, str(error))
             return self._filtered("refused", error=str(error))
         node = found.placement.node
-        self.cluster.assume(holding_of(wanted, found, self.cluster))
-        change = {
-            "metadata": {
-                "uid": pod.uid,
-                "annotations": annotations,
-                "labels": {VGPU_NODE: node},
-            }
-        }
         try:
-            await self.api.patch(Path.pod(pod.namespace, pod.name), change, MERGE_PATCH)
-        except ApiError as error:
-            self.cluster.forget(pod.uid)
+            await self.writes.write(
+                decision,
+                item,
+                lambda now: self._request(pod_spec(now)).shape == wanted.shape,
+                self.monotonic() + WRITE_SECONDS,
+            )
+            if not self.decisions.counts(decision):
+                raise ChangedError("the pod was decided about again meanwhile")
+        except (ApiError, ChangedError, ValueError) as error:
+            if self.decisions.counts(decision):
+                self.decisions.drop(pod.uid)
             self._say(pod, FILTERING_FAILED, str(error))
             return self._filtered("not written", error=str(error))
         message = (
@@ -115,9 +140,23 @@ class ExtenderService:
         self._say(pod, FILTERING_SUCCEED, message)
         return self._filtered("placed", [node])
 
-    def _annotations(self, wanted: Request, found: Found) -> dict[str, str]:
+    async def _settled(self, uid: str) -> None:
+        """A pod that is bound is not decided about again, and a Binding of which nobody knows
+        whether it happens must not happen after the next decision. Raises `ApiError` and
+        `ChangedError`.
+        """
+        if node := self.cluster.bound(uid):
+            raise ChangedError(f"the pod is on node {node} already")
+        decision = self.decisions.get(uid)
+        if decision is not None and decision.unsettled:
+            node = await self._binder.settle(decision)
+            if node:
+                raise ChangedError(f"the pod is on node {node} already")
+
+    def _made(self, wanted: Request, found: Found) -> Decision:
+        """A decision that counts. Raises `ValueError` where it cannot be written."""
         record = self.cluster.record(found.placement.node)
-        return decision(
+        annotations = decision_annotations(
             found.placement,
             found.view,
             wanted.pod,
@@ -125,6 +164,9 @@ class ExtenderService:
             self.cluster.backends,
             self.clock_ns(),
             init_listed=record is not None and record.ours,
+        )
+        return self.decisions.make(
+            wanted, holding_of(wanted, found, self.cluster), MappingProxyType(annotations)
         )
 
     def _simulated(self, wanted: Request, items: Sequence[Mapping[str, Any]]) -> bytes:
@@ -158,12 +200,12 @@ class ExtenderService:
         except ValueError as error:
             self.counts["bind", "refused"] += 1
             return extender.bind_result(str(error))
-        if unable := self._unable():
+        if unable := await self.takeover.ready():
             self.counts["bind", "unable"] += 1
             return extender.bind_result(unable)
         pod = Subject.pod(order.namespace, order.name, order.uid)
         try:
-            await self.binder.bind(order, until)
+            await self._binder.bind(order, until)
         except NotBoundError as error:
             self.counts["bind", "failed"] += 1
             self.events.say(pod, BINDING_FAILED, str(error), warning=True)
@@ -173,13 +215,38 @@ class ExtenderService:
         self.events.say(pod, BINDING_SUCCEED, message, warning=False)
         return extender.bind_result()
 
+    async def _decided_for(self, order: extender.Bind) -> Decision:
+        """A decision about a pod for one node only: another replica placed it there, or this one
+        so long ago that it counts no more. What is written on the pod is not asked. Raises
+        `NotBoundError`, `ApiError` and `ChangedError`.
+        """
+        item = await self.writes.read(order.namespace, order.name, order.uid)
+        check_free(item)
+        try:
+            wanted = self._request(pod_spec(item))
+            if not wanted.words:
+                raise NotBoundError(f"pod {order.namespace}/{order.name} asks for no device")
+            found = self._choose(self.cluster, wanted, [order.node])
+            if isinstance(found, Nowhere):
+                (reason,) = _texts(found).values()
+                raise NotBoundError(
+                    f"pod {order.namespace}/{order.name} has no decision that counts, and does not "
+                    f"fit on node {order.node} now, {reason}: it has to be filtered again"
+                )
+            decision = self._made(wanted, found)
+        except ValueError as error:
+            raise NotBoundError(str(error)) from None
+        decision.version = version_of(item)
+        decision.expected = results(item, self.cluster.backends)
+        return decision
+
     # --- preempt ----------------------------------------------------------------------------------
 
     async def preempt(self, body: bytes) -> bytes:
         """The nodes on which the pod fits once their victims are gone, none to go too."""
         asked = extender.parse_preempt(body)
         pod = pod_spec(asked.pod)
-        wanted = self._request(self.cluster, pod)
+        wanted = self._request(pod)
         if not wanted.words:
             return extender.preempt_result(asked.victims, asked.violations)
         left = {
@@ -192,19 +259,10 @@ class ExtenderService:
 
     # --- what they share --------------------------------------------------------------------------
 
-    def _unable(self) -> str:
-        if not self.leading.is_leader():
-            return f"this replica does not lead: {self.leading.holder} does"
-        if not self.synced():
-            return "the cluster is not known yet: cache not synced"
-        if self.leading.term != self._term:
-            # Somebody else may have decided meanwhile: what was not bound is not known to hold.
-            self._term = self.leading.term
-            self.cluster.forget_assumed()
-        return ""
-
-    def _request(self, cluster: Cluster, pod: PodSpec) -> Request:
-        return filtering.request(cluster, pod, self.settings.node_policy, self.settings.card_policy)
+    def _request(self, pod: PodSpec) -> Request:
+        """Raises `RefusedError`."""
+        settings = self.settings
+        return filtering.request(self.cluster, pod, settings.node_policy, settings.card_policy)
 
     def _choose(self, cluster: Cluster, wanted: Request, names: Sequence[str]) -> Found | Nowhere:
         mine = self.cluster.holding(wanted.pod.uid)

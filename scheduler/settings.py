@@ -19,7 +19,8 @@ class SchedulerSettings:
     """`name` is the scheduler that pods name; `node_policy` and `card_policy` rank where a pod does
     not say otherwise. A foreign node lock older than `lock_timeout` may be taken over if its pod no
     longer waits there. A bind gives up `bind_patience` seconds after it came: kube-scheduler waits
-    for 30 seconds. Only nodes with all `node_labels` are looked at.
+    for 30 seconds. What was decided about a pod counts for `decision_lifetime` seconds after it was
+    made or used last. Only nodes with all `node_labels` are looked at.
 
     Pods of ``default-scheduler`` that ask for a device are taken over where it `takes_default`.
     `trusted` are the accounts that may write decisions on pods, `agents` those of them that may do
@@ -31,10 +32,21 @@ class SchedulerSettings:
     card_policy: Policy = Policy.SPREAD
     lock_timeout: timedelta = nodelock.TIMEOUT
     bind_patience: float = 25.0
+    decision_lifetime: float = 300.0
     node_labels: tuple[tuple[str, str], ...] = ()
     takes_default: bool = True
     trusted: frozenset[str] = frozenset()
     agents: frozenset[str] = frozenset()
+
+    @property
+    def locks_expire_after(self) -> timedelta:
+        """Never while a bind may still be under way behind the lock."""
+        return max(self.lock_timeout, timedelta(seconds=2 * self.bind_patience))
+
+    @property
+    def decisions_lapse_after(self) -> float:
+        """Seconds; never while a bind may still be under way."""
+        return max(self.decision_lifetime, 2 * self.bind_patience)
 
     def takes(self, scheduler: str) -> bool:
         """Whether a pod that names this scheduler is this one's, if it asks for a device."""

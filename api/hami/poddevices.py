@@ -48,8 +48,13 @@ class MigSlot:
     geometry: int
     position: int
 
+    @property
+    def name(self) -> str:
+        """``geometry-position``."""
+        return f"{self.geometry}-{self.position}"
+
     def __str__(self) -> str:
-        return f"[{self.geometry}-{self.position}]"
+        return f"[{self.name}]"
 
 
 @dataclass(frozen=True, slots=True)

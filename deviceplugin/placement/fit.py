@@ -166,7 +166,7 @@ def _with(
     remembered = {k: pod.annotations[k] for k in backend.remembers if k in pod.annotations}
     cards = {card.uuid: card for card in view.cards[word]}
     for device in devices:
-        slot = f"{device.slot.geometry}-{device.slot.position}" if device.slot else ""
+        slot = device.slot.name if device.slot else ""
         tenant = Tenant(name, device.memory, device.cores, slot, remembered)
         cards[device.uuid] = cards[device.uuid].with_tenant(tenant)
     return view.with_cards(word, tuple(cards.values()))

@@ -58,7 +58,7 @@ class Held:
         size, slot = card.device, ""
         memory, cores = device.memory, device.cores
         if device.slot is not None:
-            slot = f"{device.slot.geometry}-{device.slot.position}"
+            slot = device.slot.name
             memory, cores = min(memory, size.memory), min(cores, size.cores)
         elif self.memory_percent is not None:
             memory = size.memory * self.memory_percent // 100

@@ -124,7 +124,7 @@ async def test_a_filter_whose_write_fails_leaves_nothing_behind(bench: Any, make
     bench.server.create("pods", make.pod("p"))
     made, address = await bench.scheduler()
     bench.server.faults.deny.add(("patch", "pods"))
-    bench.server.faults.hang = held = threading.Event()
+    bench.server.faults.hold["patch", "pods"] = held = threading.Event()
     asked = asyncio.create_task(bench.filter(address, "p", ["a"]))
     await bench.until(lambda: list(made.cluster.holdings()))
     made.serve(backends("nvidia", section=RENAMED))

@@ -146,24 +146,51 @@ async def test_who_waits_in_vain_is_told_for_whom_and_leaves_nothing(bench: Any,
     assert not bench.server.get("pods", "p", "default")["spec"].get("nodeName")
 
 
-@pytest.mark.parametrize(
-    ("age", "waits", "taken"),
-    [(0, None, True), (600, True, False), (600, False, True), (0, False, False)],
-    ids=["pod gone", "expired but waiting", "expired and served", "young"],
-)
+OWNERS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, bool]] = {
+    # spec, status, whether a young lock is taken over, and whether an expired one
+    "waits there": ({"nodeName": "a"}, {}, False, False),
+    "was served": ({"nodeName": "a"}, {"phase": "Running"}, False, True),
+    "has ended": ({"nodeName": "a"}, {"phase": "Failed"}, True, True),
+    "is elsewhere": ({"nodeName": "b"}, {}, True, True),
+    "is nowhere": ({}, {}, False, True),
+}
+
+
+@pytest.mark.parametrize("age", [0, 600])
+@pytest.mark.parametrize("owner", list(OWNERS))
 async def test_a_lock_is_taken_over_only_from_who_no_longer_needs_it(
-    bench: Any, make: Any, age: float, waits: bool | None, taken: bool
+    bench: Any, make: Any, age: float, owner: str
 ) -> None:
     bench.server.create("nodes", make.node("a"))
     bench.server.create("pods", make.pod("p"))
-    if waits is not None:
-        phase = "allocating" if waits else "success"
-        bench.server.create("pods", make.pod("other", annotations={BIND_PHASE: phase}))
+    spec, status, young, old = OWNERS[owner]
+    phase = "success" if status.get("phase") == "Running" else "allocating"
+    other = make.pod("other", annotations={BIND_PHASE: phase})
+    bench.server.create("pods", {**other, "spec": {**other["spec"], **spec}})
+    if status:
+        bench.server.patch("pods", "other", {"status": status}, "default")
     _, address = await bench.scheduler(SchedulerSettings(bind_patience=0.5))
     await placed(bench, address, "p", ["a"])
     bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: lock_text(age)}}})
     error = await bench.bind(address, "p", "a")
-    assert (error == "") is taken
+    assert (error == "") is (old if age else young)
+
+
+async def test_a_lock_of_a_pod_that_is_gone_or_about_to_be_keeps_nobody_out(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a"))
+    for name in ("p", "q"):
+        bench.server.create("pods", make.pod(name))
+    other = make.pod("other", annotations={BIND_PHASE: "allocating"})
+    bench.server.create("pods", {**other, "spec": {**other["spec"], "nodeName": "a"}})
+    bench.server.delete("pods", "other", "default", grace=30)
+    _, address = await bench.scheduler(SchedulerSettings(bind_patience=0.5))
+    for name, age, owner in (("p", 0, "nobody"), ("q", 600, "other")):
+        await placed(bench, address, name, ["a"])
+        lock = {"metadata": {"annotations": {MUTEX_LOCK: lock_text(age, owner)}}}
+        bench.server.patch("nodes", "a", lock)
+        assert await bench.bind(address, name, "a") == ""
 
 
 async def test_a_lock_that_nobody_can_read_is_named(bench: Any, make: Any) -> None:
@@ -232,8 +259,14 @@ async def test_another_replica_binds_what_still_fits_and_nothing_else(
     second, other = await bench.scheduler()
     await bench.until(lambda: len(second.watching.pods.objects) == 2)
     assert await bench.bind(other, "p", "a") == ""
+    pod = bench.server.get("pods", "p", "default")
+    assert pod["metadata"]["annotations"][VGPU_NODE] == pod["spec"]["nodeName"] == "a"
+    ((device,),) = poddevices.decode(
+        pod["metadata"]["annotations"][NVIDIA.allocated], NVIDIA.allocated
+    )
+    assert device.memory == 600
     error = await bench.bind(other, "q", "a")
-    assert "given away meanwhile" in error
+    assert "does not fit on node a now, CardInsufficientMemory" in error
 
 
 async def test_a_server_that_refuses_the_decision_leaves_the_room_free(
@@ -284,8 +317,8 @@ async def test_what_was_placed_and_not_bound_is_forgotten_once_another_has_led(
     assert (await bench.filter(there, "q", ["a"]))["NodeNames"] == ["a"]
     assert await bench.bind(there, "q", "a") == ""
     first.seconds, second.seconds, first.term = math.inf, 0, 2
-    await bench.until(lambda: len(list(one.cluster.holdings())) == 2)
-    assert "given away meanwhile" in await bench.bind(here, "p", "a")
+    await bench.until(lambda: "q" in {holding.name for holding in one.cluster.holdings()})
+    assert "does not fit on node a now" in await bench.bind(here, "p", "a")
     assert [holding.name for holding in one.cluster.holdings()] == ["q"]
 
 

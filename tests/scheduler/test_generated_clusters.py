@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from deviceplugin import registry
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.request import asks, asks_anything
-from deviceplugin.scheduler.binding import overfull
 from deviceplugin.scheduler.cluster import Cluster, read
+from deviceplugin.scheduler.filtering import refusal, request
 from deviceplugin.scheduler.nodes import node_record
 from deviceplugin.scheduler.pods import pod_record
 from deviceplugin.testing.clusters import SORTS, Plan, arrivals, generate
+from deviceplugin.vendor.scheduling import Policy
 
 BACKENDS = tuple(
     backend
@@ -71,9 +72,8 @@ def test_every_object_can_be_read_and_no_card_holds_more_than_it_has(plan: Plan)
         holding, problems = read(pod, BY_WORD)
         assert holding.held
         assert not problems
-        view = cluster.view(pod.node)
-        assert view is not None
-        assert not overfull(view, holding.held), "nothing is given twice"
+        wanted = request(cluster, pod.pod, Policy.BINPACK, Policy.SPREAD)
+        assert refusal(cluster, wanted, holding) is None, "nothing is given twice"
         cluster.set_pod(pod)
     assert len({holding.uid for holding in cluster.holdings()}) == plan.pods
 

@@ -225,16 +225,19 @@ class _Handler(BaseHTTPRequestHandler):
             if verb == "get" and not target.name:
                 verb = "watch" if query.get("watch") in ("true", "1") else "list"
             limit = _deadline(query.get("timeout", ""))
-            began = time.monotonic()
             owner.faults.meet(verb, target.resource.plural)
             if verb == "watch":
                 self._watch(target, query)
                 return
-            if limit and time.monotonic() - began > limit:
+            if limit and time.monotonic() - self._began > limit:
                 raise StatusError(
                     504, "Timeout", "request did not complete within the allotted timeout"
                 )
             code, answer = self._requests().serve(verb, target, query, body)
+            if (verb, target.resource.plural) in owner.faults.mute:
+                self._called(verb, url.path, 0)
+                self.close_connection = True
+                return
         except StatusError as error:
             code, answer = error.code, error.body()
         self._called(verb, url.path, code)
