@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -50,6 +49,8 @@ def _plain(value: object) -> object:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """A remedy for a wrong word: the most similar known one, else all of them."""
+    import difflib  # where a word is wrong, so hardly ever
+
     words = list(dict.fromkeys(known))
     if isinstance(word, str):
         folded = {candidate.lower(): candidate for candidate in words}

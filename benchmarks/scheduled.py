@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
-from agent import RESOURCE, Bench, quantiles, resident, row, timed
+from agent import RESOURCE, Bench, compiled, directory, memory, quantiles, row, timed
 
 from deviceplugin.api.hami import register
 from deviceplugin.api.kubelet.deviceplugin_v1beta1 import deviceplugin_pb2 as pb
@@ -82,7 +81,7 @@ class Cluster:
 
 
 async def with_cluster(strategy: str, allocation: str, measure) -> None:  # type: ignore[no-untyped-def]
-    root = Path(tempfile.mkdtemp(prefix="dpb-", dir="/tmp"))
+    root = directory()
     cluster = Cluster(root, strategy, allocation)
     pid = await cluster.start()
     try:
@@ -126,7 +125,7 @@ async def locked(cluster: Cluster, pid: int) -> None:
 
 
 async def deferred(cluster: Cluster, pid: int) -> None:
-    row("resident memory with API watch on", f"{resident(pid):.1f} MiB", "<= 90 MiB")
+    row("resident memory with API watch on", memory(pid), "<= 90 MiB")
     before = len(cluster.server.calls)
     pods = [await cluster.place(position, Habit.OURS) for position in range(100)]
     scheduling = 3 * len(pods)
@@ -151,7 +150,7 @@ async def deferred(cluster: Cluster, pid: int) -> None:
         cluster.check(position, dict(entry.split("=", 1) for entry in oci["process"]["env"]))
         if position == 63:
             await asyncio.sleep(1)
-            row("resident memory with 64 grants", f"{resident(pid):.1f} MiB", "<= 100 MiB")
+            row("resident memory with 64 grants", memory(pid), "<= 100 MiB")
     row("Allocate scheduled, deferred", quantiles(allocations), "<= 1.0 / 3 ms")
     row("PreStartContainer scheduled, up to 100 pods", quantiles(starts[10:]), "<= 10 / 25 ms")
     again = []
@@ -173,6 +172,7 @@ async def deferred(cluster: Cluster, pid: int) -> None:
 
 
 async def main() -> None:
+    compiled()
     await with_cluster("envvar", "scheduled-locked", locked)
     await with_cluster("cdi-cri", "scheduled-deferred", deferred)
 

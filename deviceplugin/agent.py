@@ -207,7 +207,7 @@ class Agent:
         present = {}
         for name, vendor in known.items():
             try:
-                if is_present(vendor, root):
+                if registry.is_present(vendor, root):
                     present[name] = vendor
             except (OSError, ValueError, NotImplementedError) as error:
                 reason = f"its traces {', '.join(vendor.presence)} cannot be looked for: {error}"
@@ -391,10 +391,3 @@ class Agent:
             if any(runtime.unsettled for runtime in self.runtimes.values()):
                 wait = min(self._reconcile, FIRST_RECONCILE_SECONDS)
             await self._look_at_containers()
-
-
-def is_present(vendor: Vendor, root: Path) -> bool:
-    """Whether one of the vendor's traces is below the host's root."""
-    return any(
-        next(root.glob(pattern.lstrip("/")), None) is not None for pattern in vendor.presence
-    )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deviceplugin.vendor import NodeBackend, Vendor, VendorSettings
@@ -97,6 +98,15 @@ def _why(error: BaseException) -> str:
             f"({text.splitlines()[0]})"
         )
     return text
+
+
+def is_present(vendor: Vendor, root: Path) -> bool:
+    """Whether one of the vendor's traces is below the host's root. Raises what looking for them
+    raises: `OSError`, and `ValueError` and `NotImplementedError` for a pattern that is none.
+    """
+    return any(
+        next(root.glob(pattern.lstrip("/")), None) is not None for pattern in vendor.presence
+    )
 
 
 def load_backend(vendor: Vendor, settings: VendorSettings) -> NodeBackend:

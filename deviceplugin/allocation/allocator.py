@@ -91,6 +91,7 @@ class ResourceAllocator:
         self._safeguarded = backend if isinstance(backend, Safeguarded) else None
         self._reader = backend if isinstance(backend, AnswerReader) else None
         self._exposed = backend if isinstance(backend, RuntimeExposed) else None
+        self._slotted = backend if isinstance(backend, Slotted) else None
         self._partition = partition
         self._partitions: dict[tuple[str, str], str] = {}
         self._resource = resource
@@ -345,8 +346,8 @@ class ResourceAllocator:
         they are not there yet, and none before all were found to be possible. Raises
         `RefusalError`.
         """
-        backend, owner = self._backend, granted.owner
-        if not isinstance(backend, Slotted):
+        backend, owner = self._slotted, granted.owner
+        if backend is None:
             return granted
         grants = []
         try:
@@ -374,9 +375,9 @@ class ResourceAllocator:
 
     def _divides(self, granted: Granted) -> bool:
         """Whether a grant needs partitions."""
-        backend = self._backend
+        backend = self._slotted
         try:
-            return isinstance(backend, Slotted) and any(
+            return backend is not None and any(
                 backend.slot_request(grant, granted.owner) is not None for grant in granted.grants
             )
         except ValueError:
@@ -442,10 +443,20 @@ class ResourceAllocator:
 
     async def _prepare(self, injection: Injection, allocation: str) -> None:
         """Directories and the specification are there before anybody is told to use them."""
-        if injection.spec is None and not injection.host_directories:
+        if not injection.host_directories and (
+            injection.spec is None or self._stands(injection.spec, allocation)
+        ):
             return
         async with self._writing:
             await self._put(injection, allocation)
+
+    def _stands(self, spec: Spec, allocation: str) -> bool:
+        """Whether the specification is written already: no reason to wait for a thread. Not while
+        one is being written, which may undo it.
+        """
+        if self._writing.locked():
+            return False
+        return self._around.store.stands(self._vendor, allocation, spec)
 
     async def _put(self, injection: Injection, allocation: str) -> None:
         try:

@@ -13,7 +13,6 @@ from pathlib import Path
 import click
 
 from deviceplugin import registry
-from deviceplugin.agent import is_present
 from deviceplugin.config import Config, ConfigError, Loaded, load, settings_of
 from deviceplugin.health import admit
 from deviceplugin.probe.supervisor import (
@@ -86,7 +85,7 @@ def ask(config: Config, *, usage: bool = False) -> list[Answer]:
     chosen = [
         vendor
         for name, vendor in found.vendors.items()
-        if (name in config.vendors if config.vendors else is_present(vendor, root))
+        if (name in config.vendors if config.vendors else registry.is_present(vendor, root))
     ]
 
     async def everybody() -> list[Answer]:

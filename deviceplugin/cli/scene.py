@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deviceplugin.agent import is_present
+from deviceplugin import registry
 from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.api.problems import Problem
 from deviceplugin.cli import probing
@@ -68,7 +68,7 @@ def scene_of(
     root = Path(paths.host_root)
     served = wanted and bool(
         NVIDIA.name in config.vendors
-        or is_present(NVIDIA, root)
+        or registry.is_present(NVIDIA, root)
         or cards(HostFiles(root), driver.pci)
     )
     answers = probing.ask(config) if probe else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -78,6 +79,8 @@ async def _serve(loaded: Loaded, values: Mapping[str, object]) -> None:
         except OSError as error:
             # Metrics are no reason to leave a node without devices.
             log.error("no metrics", listen=loaded.config.http_listen, reason=str(error))
+    # What was imported stays: a full collection that walks through it takes 20 ms of a pod's start.
+    gc.freeze()
     loop = asyncio.get_running_loop()
     life = asyncio.gather(agent.run(), reloader.run())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):

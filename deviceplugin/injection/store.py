@@ -22,8 +22,8 @@ MANIFEST_FILE = "cdi-inventories.json"
 
 
 class SpecStore:
-    """The specifications of this agent in one directory. Blocking; call it off the loop, from any
-    thread.
+    """The specifications of this agent in one directory. Blocking, but for `stands` and `holds`;
+    call it off the loop, from any thread.
     """
 
     def __init__(self, directory: Path, manifest: Path | None = None) -> None:
@@ -60,6 +60,20 @@ class SpecStore:
         with self._lock:
             self._unheld.get(vendor, set()).discard(allocation)
             self._write(spec_file_name(allocation_kind(vendor), allocation), spec)
+
+    def stands(self, vendor: str, allocation: str, spec: Spec) -> bool:
+        """Whether `put` would find nothing to do; then the next sweep spares it, as after `put`.
+        Does not wait, so it may be asked on the loop: False while another thread is at work.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            stands = self._is_written(spec_file_name(allocation_kind(vendor), allocation), spec)
+            if stands:
+                self._unheld.get(vendor, set()).discard(allocation)
+            return stands
+        finally:
+            self._lock.release()
 
     def withdraw(self, vendor: str, allocation: str) -> None:
         """Remove the specification of one allocation, whoever wrote it. Raises `OSError`."""
@@ -110,8 +124,11 @@ class SpecStore:
     def _path(self, vendor: str, allocation: str) -> Path:
         return self.directory / f"{spec_file_name(allocation_kind(vendor), allocation)}.json"
 
+    def _is_written(self, name: str, spec: Spec) -> bool:
+        return self._wanted.get(name) == spec and _is_file(self.directory / f"{name}.json")
+
     def _write(self, name: str, spec: Spec) -> None:
-        if self._wanted.get(name) == spec and _is_file(self.directory / f"{name}.json"):
+        if self._is_written(name, spec):
             return
         write_spec(self.directory, spec, name=name, fsync=False)
         self._wanted[name] = spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,39 @@ def test_a_file_that_was_written_again_counts_as_new(tmp_path: Path) -> None:
     store.sweep("acme", ())
     store.put("acme", "a-1", spec("a-1"))
     assert store.sweep("acme", ()) == set()
+
+
+def test_what_stands_need_not_be_put_again_and_counts_as_new(tmp_path: Path) -> None:
+    store = SpecStore(tmp_path)
+    assert not store.stands("acme", "a-1", spec("a-1"))
+    store.put("acme", "a-1", spec("a-1"))
+    assert not store.stands("acme", "a-1", spec("another"))
+    store.sweep("acme", ())
+    assert store.stands("acme", "a-1", spec("a-1"))
+    assert store.sweep("acme", ()) == set(), "as after it was put again"
+    (file,) = tmp_path.glob("*.json")
+    file.unlink()
+    assert not store.stands("acme", "a-1", spec("a-1"))
+
+
+def test_nobody_waits_to_hear_what_stands(tmp_path: Path) -> None:
+    store = SpecStore(tmp_path)
+    store.put("acme", "a-1", spec("a-1"))
+    inside, leave = threading.Event(), threading.Event()
+
+    class Slow(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            inside.set()
+            leave.wait(20)
+            return super().__iter__()
+
+    sweeping = threading.Thread(target=store.sweep, args=("acme", Slow()))
+    sweeping.start()
+    assert inside.wait(20)
+    assert not store.stands("acme", "a-1", spec("a-1"))
+    leave.set()
+    sweeping.join()
+    assert store.stands("acme", "a-1", spec("a-1"))
 
 
 def test_held_files_stay_and_those_of_another_vendor_are_not_looked_at(tmp_path: Path) -> None:

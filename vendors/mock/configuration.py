@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from deviceplugin.api.hami.keys import MUTEX_LOCK, VENDORS, Registration, VendorKeys
+from deviceplugin.api.problems import nearest
 from deviceplugin.vendor import Vendor, VendorSettings
 from deviceplugin.vendors.mock import VENDOR, imitation, reading
-from deviceplugin.vendors.mock.fields import Fields, nearest, shown
+from deviceplugin.vendors.mock.fields import Fields, shown
 from deviceplugin.vendors.mock.profile import Profile
 
 PROFILES = Path(__file__).with_name("profiles")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import enum
 import random
 import reprlib
@@ -10,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from deviceplugin.api.problems import nearest
 from deviceplugin.vendors.mock.profile import ProfileError
 
 T = TypeVar("T")
@@ -17,14 +17,6 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 MOST = 2**53
 """Whole numbers beyond this do not survive every JSON reader on their way to the probe."""
-
-
-def nearest(word: object, known: Iterable[str]) -> str:
-    """A remedy for a wrong word: the most similar known one, else all of them."""
-    words = list(dict.fromkeys(known))
-    if isinstance(word, str) and (close := difflib.get_close_matches(word, words, 1)):
-        return f"did you mean {close[0]}?"
-    return f"known are {', '.join(words)}"
 
 
 def made_uuid(seed: str) -> str:

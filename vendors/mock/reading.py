@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+from deviceplugin.api.problems import nearest
 from deviceplugin.vendor import Mount, PhysicalDevice, Sharing, Snapshot, Split, Usage
-from deviceplugin.vendors.mock.fields import MOST, Fields, made_uuid, nearest, shown
+from deviceplugin.vendors.mock.fields import MOST, Fields, made_uuid, shown
 from deviceplugin.vendors.mock.profile import (
     DEVICE_FAULTS,
     ENDINGS,
