@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deviceplugin.api.fields import duration_seconds
 from deviceplugin.cli.certificates import CertificateFlags, certificate_options, source
 from deviceplugin.vendor.scheduling import Policy
 
@@ -96,16 +96,6 @@ taken, and told of. Switches may be given alone or with ``=true`` and ``=false``
 """
 
 SWITCH: Mapping[str, Any] = {"is_flag": False, "flag_value": True, "type": click.BOOL}
-SECONDS: Mapping[str, float] = {
-    "h": 3600,
-    "m": 60,
-    "s": 1,
-    "ms": 1e-3,
-    "us": 1e-6,
-    "\N{MICRO SIGN}s": 1e-6,
-    "ns": 1e-9,
-}
-AMOUNT = re.compile(rf"(\d+(?:\.\d*)?|\.\d+)({'|'.join(sorted(SECONDS, key=len, reverse=True))})")
 LOCK_TIMEOUT = "HAMI_NODELOCK_EXPIRE"
 REQUESTS_AT_ONCE = 32
 LEASE_REQUESTS = 2
@@ -117,10 +107,10 @@ DECIDING = ("/filter", "/bind", "/preempt")
 
 def duration(text: str) -> timedelta:
     """A Go duration: ``5m``, ``1h30m``, ``1.5s``. Raises `ValueError`."""
-    parts = AMOUNT.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    seconds = duration_seconds(text)
+    if seconds is None:
         raise ValueError(f"{text!r:.80} is no duration: write 5m, 90s or 1h30m")
-    return timedelta(seconds=sum(float(number) * SECONDS[unit] for number, unit in parts))
+    return timedelta(seconds=seconds)
 
 
 class Duration(click.ParamType[timedelta]):
@@ -451,11 +441,12 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         log.warning("a flag of HAMi's scheduler has no meaning here", flag=flag, instead=instead)
     for note in first.notes:
         log.warning("device configuration", note=note)
+    lock_timeout = given.lock_timeout
     settings = SchedulerSettings(
         name=given.scheduler_name,
         node_policy=Policy(given.node_policy),
         card_policy=Policy(given.card_policy),
-        lock_timeout=given.lock_timeout or _lock_timeout(log.warning),
+        lock_timeout=_lock_timeout(log.warning) if lock_timeout is None else lock_timeout,
         node_labels=given.node_labels,
         takes_default=given.takes_default,
         trusted=frozenset(given.trusted) | frozenset(given.agents),
