@@ -91,10 +91,10 @@ class Cluster:
     Everything is driven by the test; nothing happens by itself but what the agent does.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, numa_nodes: int = 1) -> None:
         self.root = root
         self.server = ApiServer()
-        self.kubelet = EmbeddedKubelet(root)
+        self.kubelet = EmbeddedKubelet(root, numa_nodes=numa_nodes)
         self.agents: list[tuple[Agent, asyncio.Task[None]]] = []
         self.kubeconfig = root / "kubeconfig"
         self.stat: Callable[[str], os.stat_result] = os.lstat
