@@ -36,15 +36,16 @@ class Server:
         """
         self._routes, self._blockers, self._timed = routes, blockers, timed
         self._parts = parts
+        self._leaving = False
         self._runner: web.AppRunner | None = None
         self.address: tuple[str, int] = ("", 0)
         """Where it listens, as really bound."""
 
     async def start(self, listen: str, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host:port``, port 0 for any. Raises `OSError`, naming the flag."""
-        app = web.Application(client_max_size=MOST_BODY)
+        app = web.Application(client_max_size=MOST_BODY, middlewares=[self._parting])
         for path, handler in self._routes.items():
-            app.router.add_post(path, self._answering(path, handler))
+            app.router.add_post(path, _answering(path, handler, self._timed))
         app.router.add_get("/healthz", _healthy)
         app.router.add_get("/readyz", self._ready)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -69,37 +70,50 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def _answering(
-        self, path: str, handler: Handler
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        log = structlog.get_logger().bind(path=path)
+    def leave(self) -> None:
+        """From now on every answer closes its connection, so that callers find another replica
+        before this one is closed: a request that is on its way at that instant would be lost.
+        """
+        self._leaving = True
 
-        async def answer(request: web.Request) -> web.Response:
-            body = await request.read()
-            if not body:
-                return web.Response(status=400, text="Please send a request body\n")
-            began = time.perf_counter()
-            try:
-                found = await handler(body)
-            except ValueError as error:
-                return web.Response(status=400, text=f"{error}\n")
-            except Exception:
-                log.exception("a request was not answered")
-                return web.Response(
-                    status=500, text="an error of the scheduler's own, see its log\n"
-                )
-            self._timed(path, time.perf_counter() - began)
-            response = web.Response(body=found, content_type="application/json")
-            if self._parts(path):
-                response.force_close()
-            return response
-
-        return answer
+    @web.middleware
+    async def _parting(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        response = await handler(request)
+        if self._leaving or self._parts(request.path):
+            response.force_close()
+        return response
 
     async def _ready(self, _request: web.Request) -> web.Response:
         found = self._blockers()
         text = "".join(f"{name}: {reason}\n" for name, reason in found.items()) or "ok\n"
         return web.Response(status=503 if found else 200, text=text)
+
+
+def _answering(
+    path: str, handler: Handler, timed: Callable[[str, float], None]
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    log = structlog.get_logger().bind(path=path)
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.read()
+        if not body:
+            return web.Response(status=400, text="Please send a request body\n")
+        began = time.perf_counter()
+        try:
+            found = await handler(body)
+        except ValueError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except Exception:
+            log.exception("a request was not answered")
+            return web.Response(status=500, text="an error of the scheduler's own, see its log\n")
+        timed(path, time.perf_counter() - began)
+        return web.Response(body=found, content_type="application/json")
+
+    return answer
 
 
 async def _healthy(_request: web.Request) -> web.Response:

@@ -113,6 +113,27 @@ def duration(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+class Leaving:
+    """The way from the first signal to the end. Made on the event loop."""
+
+    def __init__(self) -> None:
+        self.asked, self._hurry = asyncio.Event(), asyncio.Event()
+
+    def ask(self) -> None:
+        """A signal came."""
+        (self._hurry if self.asked.is_set() else self.asked).set()
+
+    def blockers(self) -> Mapping[str, str]:
+        """Why nobody new should come."""
+        return {"process": "it is stopping"} if self.asked.is_set() else {}
+
+    async def delay(self, at_most: timedelta) -> None:
+        """Until it is time, or another signal came."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most.total_seconds()):
+                await self._hurry.wait()
+
+
 class Duration(click.ParamType[timedelta]):
     """A Go duration."""
 
@@ -167,6 +188,7 @@ class Given:
     lease_name: str
     lease_namespace: str
     lease_mode: str
+    shutdown_delay: timedelta
     log_level: str
     log_format: str
 
@@ -287,6 +309,14 @@ class Given:
     "behind a Service and elect one of them; the Lease has to be another than kube-scheduler's. "
     "With POD_NAME and POD_NAMESPACE in the environment the leader's pod is labelled "
     "scheduler.deviceplugin.dev/role=leader, for the Service to select.",
+)
+@click.option(
+    "--shutdown-delay",
+    default="0s",
+    type=Duration(),
+    show_default=True,
+    help="After SIGTERM, answer on for so long, not ready, and close each connection with its next "
+    "answer, so that callers move to other replicas. Another signal ends it at once.",
 )
 @click.option(
     "--log-level",
@@ -459,8 +489,10 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         registry.register(collector)
     running = Scheduler(settings, first.backends, api, _leading(given))
 
+    leaving = Leaving()
+
     def blockers() -> Mapping[str, str]:
-        return {**running.blockers(), **tls.blockers()}
+        return {**running.blockers(), **tls.blockers(), **leaving.blockers()}
 
     seconds = Latencies(registry).seconds
     server = Server(
@@ -484,15 +516,16 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     metrics = None
     if given.metrics_listen:
         metrics = Endpoint(everywhere(given.metrics_listen), registry, blockers)
-    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, leaving.ask)
     reloader = _reloader(given.device_config_file, first, running, registry)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload)
     beside = {"configuration": reloader.run, **tls.parts, **_role(given, api, running.leading)}
     task = asyncio.create_task(running.run(**beside))
-    await stop.wait()
-    log.info("stopping")
+    await leaving.asked.wait()
+    log.info("stopping", after=str(given.shutdown_delay))
+    server.leave()
+    await leaving.delay(given.shutdown_delay)
     await server.close()
     if metrics is not None:
         await asyncio.to_thread(metrics.close)

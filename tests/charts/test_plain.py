@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from deviceplugin.cli.certificates import CertificateFlags
-from deviceplugin.cli.scheduler import scheduler
+from deviceplugin.cli.scheduler import duration, scheduler
 from deviceplugin.scheduler.certificates.issued import SECRET_TYPE
 from deviceplugin.scheduler.role import LEADER, ROLE
+from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.webhook import result_annotations
 
 TOP = Path(__file__).parents[2]
@@ -170,7 +171,9 @@ def test_it_can_be_updated_without_a_gap(plain: Any) -> None:
     container, spec = plain.container("scheduler"), plain.pod["spec"]
     assert container["readinessProbe"]["httpGet"]["port"] == "https"
     (_, seconds) = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert spec["terminationGracePeriodSeconds"] >= int(seconds) + 30
+    (delay,) = plain.flag("shutdown-delay")
+    left = spec["terminationGracePeriodSeconds"] - int(seconds) - duration(delay).total_seconds()
+    assert left > SchedulerSettings().bind_patience
     assert (
         "requiredDuringSchedulingIgnoredDuringExecution"
         not in (spec["affinity"]["podAntiAffinity"])

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from click.testing import CliRunner
 
@@ -155,6 +156,27 @@ async def test_of_replicas_with_a_lease_of_their_own_one_places_and_the_next_goe
             await bench.until(lambda: leader() == ["second"], SECONDS)
             assert await bench.bind(second.address, "p", "a") == ""
             assert await second.stop() == 0
+
+
+async def test_it_goes_on_answering_for_a_while_and_hangs_up_after_each_answer(
+    bench: Any, tmp_path: Path
+) -> None:
+    flags = ("--metrics-bind-address=", "--shutdown-delay=1h")
+    async with started(bench.server.kubeconfig(tmp_path / "config"), *flags) as process:
+        async with aiohttp.ClientSession() as session:
+
+            async def asked(path: str) -> tuple[int, str | None]:
+                async with session.get(process.address + path) as response:
+                    return response.status, response.headers.get("Connection")
+
+            async with asyncio.timeout(SECONDS):
+                while await asked("/readyz") != (200, None):
+                    await asyncio.sleep(0.05)
+            process.process.send_signal(signal.SIGTERM)
+            await process.until("stopping")
+            assert await asked("/healthz") == (200, "close")
+            assert await asked("/readyz") == (503, "close")
+        assert await process.stop() == 0  # another signal: at once
 
 
 def webhook(process: Process) -> dict[str, Any]:
