@@ -28,6 +28,10 @@ __all__ = ["LockedError", "NodeLocks"]
 
 PAUSE_SECONDS = 0.05
 RELEASE_SECONDS = 5.0
+VENDOR_TIMEOUT = timedelta(minutes=2)
+"""Of a vendor's own lock (Cambricon's), whatever the setting is, because its plugin goes by it. It
+is a time and names no pod.
+"""
 LOOK_SECONDS = 1.0
 """An expired lock is seen at the latest so long after it expired."""
 
@@ -122,9 +126,10 @@ class NodeLocks:
             if lock is not None:
                 if lock.held_by(namespace, name):
                     return True, record.facts.annotations[annotation]
-                if not await self._abandoned(node, lock, until):
+                if not await self._abandoned(node, annotation, lock, until):
                     return False, record.facts.annotations[annotation]
-            text = nodelock.encode(NodeLock(self._now(), namespace, name), annotation)
+            pod = (namespace, name) if annotation == keys.MUTEX_LOCK else ()
+            text = nodelock.encode(NodeLock(self._now(), *pod), annotation)
             try:
                 if await self._written(record, annotation, text, until):
                     return True, text
@@ -178,12 +183,12 @@ class NodeLocks:
             return False
         return True
 
-    async def _abandoned(self, node: str, lock: NodeLock, until: float) -> bool:
+    async def _abandoned(self, node: str, annotation: str, lock: NodeLock, until: float) -> bool:
         """Whether nobody waits behind a lock: its pod is gone, has ended or is on another node; or
         it has expired, and its pod has been served, is being deleted, or is on no node yet: nobody
         takes so long between lock and Binding.
         """
-        old = nodelock.expired(lock, self._now(), self._timeout)
+        old = nodelock.expired(lock, self._now(), self._timeout_of(annotation))
         if not lock.names_pod:
             return old
         seen = self._pod(lock.namespace, lock.name)
@@ -212,11 +217,14 @@ class NodeLocks:
 
         await self._nodes.wait_for(changed, seconds)
 
+    def _timeout_of(self, annotation: str) -> timedelta:
+        return self._timeout if annotation == keys.MUTEX_LOCK else VENDOR_TIMEOUT
+
     def _holder(self, node: str, annotation: str) -> str:
         record = self._nodes.objects.get(f"/{node}")
         text = record.facts.annotations.get(annotation, "") if record else ""
         text = text or "by other pods that are bound there now"
-        within = duration_text(self._timeout.total_seconds())
+        within = duration_text(self._timeout_of(annotation).total_seconds())
         return f"node {node} has been locked within {within}: {text}: node lock contention"
 
 
