@@ -21,7 +21,7 @@ from deviceplugin.scheduler.cluster import Holding
 from deviceplugin.scheduler.filtering import Request
 from deviceplugin.vendor.scheduling import ContainerDevice, Obstacle, Reason, peak, whole
 
-__all__ = ["QuotaRecord", "Quotas", "limits", "quota_record"]
+__all__ = ["PREFIX", "QuotaRecord", "Quotas", "limits", "quota_record", "units"]
 
 PREFIX = "limits."
 LARGEST = 2**31 - 1
@@ -62,21 +62,21 @@ def limits(record: QuotaRecord, backends: Backends) -> tuple[Amounts, tuple[str,
     """What a quota limits of devices' memory and cores, and the limits that are no whole numbers,
     or more than there is anywhere: they do not hold. Pure.
     """
-    units = _units(backends)
+    by_resource = units(backends)
     found, problems = {}, []
-    for resource in record.hard.keys() & units.keys():
+    for resource in record.hard.keys() & by_resource.keys():
         text = record.hard[resource]
         amount = whole(text)
         key = f"{PREFIX}{resource}"
         if amount is None or amount < 0:
             problems.append(f"{key} is {text!r:.80}: write a whole number; it does not hold")
-        elif amount * units[resource] > LARGEST:
+        elif amount * by_resource[resource] > LARGEST:
             problems.append(
                 f"{key} is {text!r:.80}, more than there is anywhere, so that it does not hold: "
                 "write it in the units in which pods ask for it, without a suffix"
             )
         else:
-            found[resource] = int(amount * units[resource])
+            found[resource] = int(amount * by_resource[resource])
     return MappingProxyType(found), tuple(problems)
 
 
@@ -217,7 +217,7 @@ class Quotas:
         return MappingProxyType(+found)
 
 
-def _units(backends: Backends) -> dict[str, Fraction]:
+def units(backends: Backends) -> dict[str, Fraction]:
     """MiB or percent of a unit, by resource."""
     found = {}
     for backend in backends.values():

@@ -129,16 +129,19 @@ def is_configured(environ: Mapping[str, str] = os.environ) -> bool:
     return "KUBERNETES_SERVICE_HOST" in environ or "KUBECONFIG" in environ
 
 
-def official_client(connections: int = 4) -> Any:
+def official_client(connections: int = 4, path: str = "", context: str = "") -> Any:
     """An `ApiClient` of the official library with its own retries off: ours know what is asked.
-    So many connections stay open.
+    So many connections stay open. `path` is a kubeconfig, else KUBECONFIG's or the pod's own;
+    `context` one of its contexts, else its current one.
     """
     from kubernetes import client, config
 
     configuration = client.Configuration()
-    if path := os.environ.get("KUBECONFIG"):
-        # Named, because the library looks at the variable only once, when it is imported.
-        config.load_kube_config(path, client_configuration=configuration)  # type: ignore[no-untyped-call]
+    # Named, because the library looks at the variable only once, when it is imported.
+    if path := path or os.environ.get("KUBECONFIG", ""):
+        config.load_kube_config(  # type: ignore[no-untyped-call]
+            path, context=context or None, client_configuration=configuration
+        )
     else:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.retries = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from shutil import get_terminal_size
 
 import click
 
+from deviceplugin.cli.text import WIDEST, clean, dim, several, wrapped
 from deviceplugin.doctor.examine import GROUPS
 from deviceplugin.doctor.model import Finding, Report, Severity, Topic
 
@@ -22,21 +22,20 @@ ALIKE = 4
 
 _SIGNS = {Severity.ERROR: "✗", Severity.WARNING: "!", Severity.NOTE: "·"}
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-_WIDEST = 100
 
 
 def summary(report: Report) -> str:
     """Everything in one line."""
-    counts = [_several(report.count(severity), severity.value) for severity in Severity]
+    counts = [several(report.count(severity), severity.value) for severity in Severity]
     text = f"{', '.join(counts)}; {report.topics} things looked for"
     if report.skipped:
-        text += f", {_several(len(report.skipped), 'group')} not checked"
+        text += f", {several(len(report.skipped), 'group')} not checked"
     return f"{text}."
 
 
 def table(report: Report) -> str:
     """For people: by group, the worst first, and the summary at the end."""
-    width = min(get_terminal_size().columns, _WIDEST)
+    width = min(get_terminal_size().columns, WIDEST)
     lines: list[str] = []
     for group in _worst_first(report.findings):
         lines.append(click.style(group, bold=True))
@@ -48,7 +47,7 @@ def table(report: Report) -> str:
     for skipped in report.skipped:
         reasons.setdefault(skipped.reason, []).append(skipped.group)
     for reason, groups in reasons.items():
-        lines += _wrapped(f"Not checked: {', '.join(groups)}: {_clean(reason)}.", width, "", "  ")
+        lines += wrapped(f"Not checked: {', '.join(groups)}: {clean(reason)}.", width, "", "  ")
     if report.findings:
         lines.append("`deviceplugin doctor --explain ID` says what a finding means.")
     return "\n".join([*lines, click.style(summary(report), bold=True)])
@@ -59,7 +58,7 @@ def plain(report: Report) -> str:
     lines = [
         "\t".join(
             map(
-                _clean,
+                clean,
                 (
                     finding.severity.value,
                     finding.id,
@@ -72,7 +71,7 @@ def plain(report: Report) -> str:
         )
         for finding in report.findings
     ]
-    return "\n".join([*lines, *(f"skipped\t{s.group}\t{_clean(s.reason)}" for s in report.skipped)])
+    return "\n".join([*lines, *(f"skipped\t{s.group}\t{clean(s.reason)}" for s in report.skipped)])
 
 
 def as_json(report: Report) -> str:
@@ -95,16 +94,16 @@ RENDERERS: Mapping[str, Callable[[Report], str]] = {
 
 def explained(topic: Topic) -> str:
     """What one sort of finding means."""
-    width = min(get_terminal_size().columns, _WIDEST)
+    width = min(get_terminal_size().columns, WIDEST)
     return "\n".join(
         [
             f"{topic.id} ({topic.severity}, group {topic.group})",
             "",
-            *_wrapped(topic.title, width, "", ""),
+            *wrapped(topic.title, width, "", ""),
             "",
-            *_wrapped(topic.meaning, width, "", ""),
+            *wrapped(topic.meaning, width, "", ""),
             "",
-            *_wrapped(topic.remedy, width, "→ ", "  "),
+            *wrapped(topic.remedy, width, "→ ", "  "),
         ]
     )
 
@@ -125,37 +124,13 @@ def _alike(findings: Sequence[Finding], width: int) -> Iterator[str]:
     one_remedy = len({finding.remedy for finding in shown}) == 1
     for position, finding in enumerate(shown):
         sign = click.style(_SIGNS[finding.severity], fg=_COLOURS[finding.severity])
-        text = f"{_clean(finding.what)}  [{finding.id}]"
-        first, *rest = _wrapped(text, width - 4, "", "")
+        text = f"{clean(finding.what)}  [{finding.id}]"
+        first, *rest = wrapped(text, width - 4, "", "")
         yield f"  {sign} {first}"
         yield from (f"    {line}" for line in rest)
         for evidence in finding.evidence:
-            yield from _dim(_wrapped(_clean(evidence), width, "      ", "      "))
+            yield from dim(wrapped(clean(evidence), width, "      ", "      "))
         if not one_remedy or position == len(shown) - 1:
-            yield from _wrapped(_clean(finding.remedy), width, "    → ", "      ")
+            yield from wrapped(clean(finding.remedy), width, "    → ", "      ")
     if len(shown) < len(findings):
         yield f"    ... and {len(findings) - len(shown)} more of these; -o plain lists them all"
-
-
-def _wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _dim(lines: Sequence[str]) -> Iterator[str]:
-    yield from (click.style(line, dim=True) for line in lines)
-
-
-def _clean(text: str) -> str:
-    """Strangers wrote some of it: nothing of it moves the cursor or ends a field."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _several(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"

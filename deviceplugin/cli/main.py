@@ -16,6 +16,8 @@ COMMANDS = {
     "record": ("deviceplugin.cli.record:record", "Save what this node's drivers say."),
     "mps": ("deviceplugin.cli.mps:mps", "Run NVIDIA's MPS daemons for shared resources."),
     "doctor": ("deviceplugin.cli.doctor:doctor", "Say what is wrong with this node, and why."),
+    "explain": ("deviceplugin.cli.explain:explain", "Say why a pod waits, or why it is there."),
+    "snapshot": ("deviceplugin.cli.snapshot:snapshot", "Capture a cluster in a file."),
     "conformance": (
         "deviceplugin.cli.conformance:conformance",
         "Check a vendor's module against the contract.",

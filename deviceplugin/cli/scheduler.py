@@ -16,6 +16,7 @@ import click
 
 from deviceplugin.api.fields import duration_seconds
 from deviceplugin.cli.certificates import CertificateFlags, certificate_options, source
+from deviceplugin.cli.deciding import SWITCH, configured_or_exit, deciding_options
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ SWITCHES: Mapping[str, str] = {
 taken, and told of. Switches may be given alone or with ``=true`` and ``=false``, as its chart does.
 """
 
-SWITCH: Mapping[str, Any] = {"is_flag": False, "flag_value": True, "type": click.BOOL}
 LOCK_TIMEOUT = "HAMI_NODELOCK_EXPIRE"
 REQUESTS_AT_ONCE = 32
 LEASE_REQUESTS = 2
@@ -149,24 +149,6 @@ class Duration(click.ParamType[timedelta]):
             self.fail(str(error), param, ctx)
 
 
-class Labels(click.ParamType[tuple[tuple[str, str], ...]]):
-    """``key=value[,key=value]``."""
-
-    name = "labels"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[str, str], ...]:
-        """All of them have to be on a node."""
-        if isinstance(value, tuple):
-            return value
-        pairs = []
-        for part in filter(None, str(value).split(",")):
-            key, sign, text = part.strip().partition("=")
-            if not sign or not key:
-                self.fail(f"{part!r} is not key=value", param, ctx)
-            pairs.append((key, text))
-        return tuple(pairs)
-
-
 @dataclass(frozen=True, slots=True)
 class Given:
     """The command's flags."""
@@ -204,42 +186,13 @@ class Given:
     help="Where filter, bind and preempt are answered, :PORT for all of IPv4.",
 )
 @certificate_options
-@click.option(
-    "--scheduler-name",
-    default="hami-scheduler",
-    show_default=True,
-    help="The name that pods give in spec.schedulerName.",
-)
-@click.option(
-    "--node-scheduler-policy",
-    "node_policy",
-    default="binpack",
-    show_default=True,
-    type=click.Choice([Policy.BINPACK.value, Policy.SPREAD.value]),
-    help="Which node first, unless a pod says otherwise.",
-)
-@click.option(
-    "--gpu-scheduler-policy",
-    "card_policy",
-    default="spread",
-    show_default=True,
-    type=click.Choice([policy.value for policy in Policy]),
-    help="Which card first, unless a pod says otherwise.",
-)
-@click.option("--device-config-file", default="", help="HAMi's device-config.yaml, or our own.")
+@deciding_options
 @click.option(
     "--node-lock-timeout",
     "lock_timeout",
     type=Duration(),
     help="Age at which an abandoned node lock may be taken over; without it HAMI_NODELOCK_EXPIRE "
     "of the environment counts, else 5m.",
-)
-@click.option(
-    "--node-label-selector",
-    "node_labels",
-    default="",
-    type=Labels(),
-    help="Only nodes with all these labels: key=value[,key=value].",
 )
 @click.option(
     "--metrics-bind-address",
@@ -255,14 +208,6 @@ class Given:
     show_default=True,
     type=click.Choice(["v2.8", "v2.9", "both"]),
     help="Under whose metric names: HAMi's of 2.8, of 2.9 and later, or both.",
-)
-@click.option(
-    "--force-overwrite-default-scheduler",
-    "takes_default",
-    default=True,
-    show_default=True,
-    help="Take over pods of default-scheduler that ask for a device.",
-    **SWITCH,
 )
 @click.option(
     "--trusted-account",
@@ -349,7 +294,7 @@ def scheduler(**values: Any) -> None:
             "--leader-elect needs to know where the Lease is: give "
             "--leader-elect-resource-namespace, or POD_NAMESPACE in the environment"
         )
-    first = _configured(given.device_config_file)
+    first = configured_or_exit(given.device_config_file)
     setup(given.log_level, given.log_format)
     try:
         asyncio.run(_serve(given, first, ignored))
@@ -369,18 +314,6 @@ def _variable(flag: str) -> str:
 
 scheduler.params += [_ignored(name) for name in IGNORED]
 scheduler.params += [_ignored(name, **SWITCH) for name in SWITCHES]
-
-
-def _configured(path: str) -> Configured:
-    from deviceplugin.cli.backends import configured
-    from deviceplugin.config import ConfigError
-
-    try:
-        return configured(path)
-    except ConfigError as error:
-        for problem in error.problems:
-            click.echo(f"error: {problem}", err=True)
-        sys.exit(1)
 
 
 def everywhere(listen: str) -> str:
