@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from types import MappingProxyType
 from typing import Any
 
@@ -295,10 +296,11 @@ def _text(reason: Reason) -> str:
 def _nowhere(found: Nowhere, offered: int) -> str:
     """One sentence for people: by reason, how many nodes and some of their names."""
     groups: dict[str, list[str]] = {}
-    for name, reason in sorted(found.reasons.items()):
-        groups.setdefault(str(reason.obstacle), []).append(name)
+    for name, reason in found.reasons.items():
+        groups.setdefault(reason.obstacle, []).append(name)
     parts = []
-    for obstacle, names in sorted(groups.items(), key=lambda item: -len(item[1])):
+    for obstacle, names in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         more = f",... {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        parts.append(f"{len(names)} nodes {obstacle}({','.join(names[:MOST_NAMED])}{more})")
+        named = ",".join(nsmallest(MOST_NAMED, names))
+        parts.append(f"{len(names)} nodes {obstacle}({named}{more})")
     return f"no available node, {offered} nodes do not meet: {'; '.join(parts)}"

@@ -17,9 +17,9 @@ from deviceplugin.scheduler.quota import QuotaRecord, Quotas, quota_record
 
 __all__ = ["Watching"]
 
-CHECK_SECONDS = 30.0
+CHECK_SECONDS = 60.0
 """Between two rounds in which every node is counted anew."""
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.02
 """Between two nodes of a round, and between so many pods: nobody who asks waits for the check, and
 with thousands of nodes it takes no more than some percent of a core.
 """

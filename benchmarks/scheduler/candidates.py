@@ -116,7 +116,7 @@ def served(cluster: Path) -> Iterator[Served]:
 @contextlib.contextmanager
 def candidate(root: Path, api: Served, binary: str = "") -> Iterator[Candidate]:
     """Our scheduler, or HAMi's from this file. Raises `RuntimeError` when it does not come up."""
-    port = free_port()
+    port, metrics = free_ports(2)
     config = root / "kubeconfig"
     config.write_text(json.dumps(kubeconfig(api.url)))
     flags = [
@@ -124,7 +124,7 @@ def candidate(root: Path, api: Served, binary: str = "") -> Iterator[Candidate]:
         f"--cert_file={root / 'tls.crt'}",
         f"--key_file={root / 'tls.key'}",
         "--scheduler-name=hami-scheduler",
-        f"--metrics-bind-address=127.0.0.1:{free_port()}",
+        f"--metrics-bind-address=127.0.0.1:{metrics}",
     ]
     if binary:
         told = root / "device-config.yaml"
@@ -170,9 +170,11 @@ def wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     raise RuntimeError(f"it did not come up:\n{log.read_text()[-2000:]}")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different ones, because all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        found = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in found]
 
 
 def kubeconfig(url: str) -> dict[str, Any]:

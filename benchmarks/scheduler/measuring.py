@@ -91,7 +91,7 @@ class Measuring:
         time.sleep(0.5)
         before, asked = cpu_seconds(self.candidate.pid), 0
         for _ in range(rounds):
-            answers = [self.filter(pod) for pod in stored]
+            answers = [self.filter(self._now(pod)) for pod in stored]
             asked += len(answers)
             patches = self._patches()
             placed = [each for each in answers if each.body["NodeNames"]]
@@ -107,7 +107,7 @@ class Measuring:
         """
         counted: dict[str, list[int]] = {"locked": [], "deferred": []}
         for pod in pods:
-            found = self.filter(pod).body["NodeNames"]
+            found = self.filter(self._now(pod)).body["NodeNames"]
             if not found:
                 continue
             self.api.calls()
@@ -158,7 +158,7 @@ class Measuring:
                     time.sleep(0.001)
                     continue
                 _, tries, pod = queue.pop(0)
-                found = self.filter(pod).body["NodeNames"]
+                found = self.filter(self._now(pod) if tries else pod).body["NodeNames"]
                 if not found:
                     continue
                 binding[pool.submit(bind, pod, found[0])] = (tries, pod)
@@ -167,6 +167,11 @@ class Measuring:
     def memory(self) -> float:
         """MiB of the scheduler's processes."""
         return resident(self.candidate.pid)
+
+    def _now(self, pod: Json) -> Json:
+        """A pod as kube-scheduler knows it by its watch; what it asks for is kept as it is here."""
+        now = self.api.get(pod)
+        return {**now, "spec": pod["spec"]}
 
     def _patches(self) -> list[Call]:
         return [call for call in self.api.calls() if call.verb == "patch" and "/pods/" in call.path]

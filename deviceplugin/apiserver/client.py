@@ -146,6 +146,8 @@ def official_client(connections: int = 4, path: str = "", context: str = "") -> 
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     configuration.retries = False
     configuration.connection_pool_maxsize = connections
+    # As found now: otherwise the library looks through the environment again for every request.
+    configuration.proxy = configuration.proxy
     return client.ApiClient(configuration)
 
 

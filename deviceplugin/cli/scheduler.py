@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -390,6 +391,7 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
 
     from deviceplugin.apiserver.client import Api, official_client
     from deviceplugin.http import Endpoint
+    from deviceplugin.scheduler.garbage import keep_aside
     from deviceplugin.scheduler.metrics import Latencies, Moment, SchedulerMetrics
     from deviceplugin.scheduler.run import Scheduler
     from deviceplugin.scheduler.server import Server
@@ -453,7 +455,12 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         loop.add_signal_handler(number, leaving.ask)
     reloader = _reloader(given.device_config_file, first, running, registry)
     loop.add_signal_handler(signal.SIGHUP, reloader.reload)
-    beside = {"configuration": reloader.run, **tls.parts, **_role(given, api, running.leading)}
+    beside: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "configuration": reloader.run,
+        "garbage": partial(keep_aside, lambda: running.watching.synced),
+        **tls.parts,
+        **_role(given, api, running.leading),
+    }
     task = asyncio.create_task(running.run(**beside))
     await leaving.asked.wait()
     log.info("stopping", after=str(given.shutdown_delay))
