@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deviceplugin.scheduler.bodies import parsed
+
 __all__ = [
     "Bind",
     "BodyError",
@@ -145,8 +147,8 @@ def preempt_result(victims: Mapping[str, Sequence[str]], violations: Mapping[str
 
 def _members(body: bytes) -> dict[str, Any]:
     try:
-        return _lower(json.loads(body))
-    except (ValueError, RecursionError) as error:
+        return _lower(parsed(body))
+    except ValueError as error:
         raise BodyError(f"the body is not an object of JSON: {error}") from None
 
 
@@ -164,7 +166,8 @@ def _pod(found: Mapping[str, Any]) -> Json:
 
 
 def _uid(pod: Json) -> str:
-    uid = _lower(pod).get("uid") or (pod.get("metadata") or {}).get("uid")
+    fields = _lower(pod)
+    uid = fields.get("uid") or _lower(fields.get("metadata") or {}).get("uid")
     if not isinstance(uid, str):
         raise BodyError("a victim has no uid")
     return uid

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from deviceplugin.scheduler.bodies import parsed
+
 __all__ = ["Answer", "Review", "ReviewError", "answered", "json_patch", "parse"]
 
 VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
@@ -57,8 +59,8 @@ class Answer:
 def parse(body: bytes) -> Review:
     """Raises `ReviewError`."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        found = parsed(body)
+    except ValueError as error:
         raise ReviewError(f"the body is not JSON: {error}") from None
     request = _mapping(found, "request")
     version = str(found.get("apiVersion") or "")

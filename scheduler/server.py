@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,14 +12,28 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from aiohttp import web
 
-__all__ = ["Routes", "Server"]
+__all__ = ["Routes", "Server", "UnavailableError"]
 
-MOST_BODY = 64 * 1024 * 1024
-"""Bytes of a request: 5,000 whole nodes, as autoscalers send them, stay below it."""
+MOST_BODY = 16 * 1024 * 1024
+"""Bytes of a request: 5,000 names of nodes and the largest pod stay far below it, and so do 1,000
+whole nodes, and the two states of the largest object that an API server stores."""
+MOST_BODIES = 4 * MOST_BODY
+"""Of all requests that are being read or answered; who comes when there are more is to come again.
+"""
+READ_SECONDS = 20.0
+"""That a request may take to arrive."""
+KEEP_SECONDS = 180.0
+"""That a silent connection stays open: longer than Go's clients keep one, so that none is closed
+while a request is on its way."""
 
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Handler = Callable[[bytes], Awaitable[bytes]]
 Routes = Mapping[str, Handler]
 """What is answered to a POST, by path: JSON to JSON."""
+
+
+class UnavailableError(Exception):
+    """The request is as it should be and cannot be answered now; the text goes to who asks."""
 
 
 class Server:
@@ -37,18 +52,25 @@ class Server:
         self._routes, self._blockers, self._timed = routes, blockers, timed
         self._parts = parts
         self._leaving = False
+        self._bytes = 0
         self._runner: web.AppRunner | None = None
         self.address: tuple[str, int] = ("", 0)
         """Where it listens, as really bound."""
 
     async def start(self, listen: str, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host:port``, port 0 for any. Raises `OSError`, naming the flag."""
-        app = web.Application(client_max_size=MOST_BODY, middlewares=[self._parting])
+        app = web.Application(client_max_size=MOST_BODY, middlewares=[self._parting, self._bounded])
         for path, handler in self._routes.items():
             app.router.add_post(path, _answering(path, handler, self._timed))
         app.router.add_get("/healthz", _healthy)
         app.router.add_get("/readyz", self._ready)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEP_SECONDS,
+            auto_decompress=False,  # nobody compresses; a small body could become a huge one
+        )
         await self._runner.setup()
         host, _, port = listen.rpartition(":")
         try:
@@ -77,11 +99,21 @@ class Server:
         self._leaving = True
 
     @web.middleware
-    async def _parting(
-        self,
-        request: web.Request,
-        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
-    ) -> web.StreamResponse:
+    async def _bounded(self, request: web.Request, handler: Answering) -> web.StreamResponse:
+        """So much at a time and no more."""
+        size = request.content_length if request.can_read_body else 0
+        size = MOST_BODY if size is None else min(size, MOST_BODY)
+        if self._bytes + size > MOST_BODIES:
+            text = "too much is asked at once\n"
+            return web.Response(status=503, text=text, headers={"Retry-After": "1"})
+        self._bytes += size
+        try:
+            return await handler(request)
+        finally:
+            self._bytes -= size
+
+    @web.middleware
+    async def _parting(self, request: web.Request, handler: Answering) -> web.StreamResponse:
         response = await handler(request)
         if self._leaving or self._parts(request.path):
             response.force_close()
@@ -99,7 +131,11 @@ def _answering(
     log = structlog.get_logger().bind(path=path)
 
     async def answer(request: web.Request) -> web.Response:
-        body = await request.read()
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            return web.Response(status=408, text="the request did not arrive in time\n")
         if not body:
             return web.Response(status=400, text="Please send a request body\n")
         began = time.perf_counter()
@@ -107,6 +143,10 @@ def _answering(
             found = await handler(body)
         except ValueError as error:
             return web.Response(status=400, text=f"{error}\n")
+        except RecursionError:
+            return web.Response(status=400, text="the body is nested too deeply\n")
+        except UnavailableError as error:
+            return web.Response(status=503, text=f"{error}\n")
         except Exception:
             log.exception("a request was not answered")
             return web.Response(status=500, text="an error of the scheduler's own, see its log\n")

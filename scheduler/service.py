@@ -41,10 +41,11 @@ from deviceplugin.scheduler.podwrites import (
     version_of,
 )
 from deviceplugin.scheduler.quota import Quotas
+from deviceplugin.scheduler.server import UnavailableError
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.scheduler.takeover import Takeover
 from deviceplugin.scheduler.watching import Watching
-from deviceplugin.vendor.scheduling import PodSpec, Reason
+from deviceplugin.vendor.scheduling import PodSpec, Reason, RefusedError
 
 __all__ = ["ExtenderService"]
 
@@ -244,10 +245,17 @@ class ExtenderService:
     # --- preempt ----------------------------------------------------------------------------------
 
     async def preempt(self, body: bytes) -> bytes:
-        """The nodes on which the pod fits once their victims are gone, none to go too."""
+        """The nodes on which the pod fits once their victims are gone. Raises `ValueError` and
+        `UnavailableError`, because the answer has no word for an error.
+        """
         asked = extender.parse_preempt(body)
         pod = pod_spec(asked.pod)
-        wanted = self._request(pod)
+        if unable := await self.takeover.ready():
+            raise UnavailableError(unable)
+        try:
+            wanted = self._request(pod)
+        except RefusedError:  # nobody's going would help
+            return extender.preempt_result({}, {})
         if not wanted.words:
             return extender.preempt_result(asked.victims, asked.violations)
         left = {

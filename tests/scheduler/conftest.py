@@ -183,7 +183,7 @@ async def _ended(task: asyncio.Task[None]) -> None:
         await task
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Any:
     """The makers of nodes, pods, backends and leadership, as attributes."""
 
