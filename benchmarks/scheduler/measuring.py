@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import local
 from typing import Any
 
-from benchmarks.agent import cpu_seconds, resident
+from benchmarks.agent import cpu_seconds, tree
 from benchmarks.scheduler.asking import Answer, Connection
 from benchmarks.scheduler.candidates import Call, Candidate, Served
 
@@ -165,8 +166,12 @@ class Measuring:
         return bound, time.monotonic() - began
 
     def memory(self) -> float:
-        """MiB of the scheduler's processes."""
-        return resident(self.candidate.pid)
+        """MiB that the scheduler's processes have resident, together."""
+        kilobytes = 0
+        for process in tree(self.candidate.pid):
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            kilobytes += int(rollup.split("Rss:")[1].split()[0])
+        return kilobytes / 1024
 
     def _now(self, pod: Json) -> Json:
         """A pod as kube-scheduler knows it by its watch; what it asks for is kept as it is here."""
