@@ -4,7 +4,7 @@ but for the views that `Cluster` keeps.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from types import MappingProxyType
 
 from deviceplugin.placement.observe import Held
@@ -13,7 +13,7 @@ from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
 from deviceplugin.scheduler.quota import Quotas
 
-__all__ = ["decide", "helps", "holding_of"]
+__all__ = ["decide", "helps", "holding_of", "victims"]
 
 
 def decide(
@@ -51,6 +51,37 @@ def helps(
         victims,
         lambda placement: quotas.allows(wanted, placement, gone),
     )
+
+
+def victims(
+    cluster: Cluster,
+    quotas: Quotas,
+    wanted: Request,
+    name: str,
+    given: Sequence[str],
+    others: Sequence[str],
+) -> tuple[str, ...] | None:
+    """Whose going makes a place for the pod on a node: the pods `given`, which have to go for
+    another reason, and of `others` as few as do, the first of them first. None where it does not
+    help, or where nobody has to go.
+    """
+
+    def enough(more: Collection[str]) -> bool:
+        return helps(cluster, quotas, wanted, name, (*given, *more))
+
+    if enough(()):
+        return tuple(given) or None
+    if not enough(others):
+        return None
+    going: list[str] = []
+    for uid in others:
+        going.append(uid)
+        if enough(going):
+            break
+    for uid in reversed(going[:-1]):  # some went for nothing, of them the most important stay
+        if enough(rest := [other for other in going if other != uid]):
+            going = rest
+    return (*given, *going)
 
 
 def holding_of(wanted: Request, found: Found, cluster: Cluster) -> Holding:

@@ -30,7 +30,7 @@ from deviceplugin.vendor.scheduling import (
     SchedulingBackend,
 )
 
-__all__ = ["Decided", "PodRecord", "decided", "pod_record"]
+__all__ = ["Decided", "PodRecord", "decided", "pod_record", "priority_of"]
 
 ENDED = frozenset({"Succeeded", "Failed"})
 
@@ -43,8 +43,8 @@ class PodRecord:
     """A pod as the API server tells of it; `decided` reads what it holds. `node` is the one that a
     decision names, empty where nobody has decided yet, `bound` the one that it is bound to,
     `scheduler` the one that it names; `ignored` says that it has the label by which webhooks are
-    told to leave it alone. Of `pod` only that is kept which decisions are read by. `version` is for
-    conditional writes, and says nothing of the pod.
+    told to leave it alone, `priority` how important it is. Of `pod` only that is kept which
+    decisions are read by. `version` is for conditional writes, and says nothing of the pod.
     """
 
     pod: PodSpec
@@ -53,6 +53,7 @@ class PodRecord:
     scheduler: str = ""
     ignored: bool = False
     version: str = field(default="", compare=False)
+    priority: int = 0
 
     @property
     def uid(self) -> str:
@@ -92,7 +93,14 @@ def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
         sys.intern(str(spec.get("schedulerName") or "")),
         (metadata.get("labels") or {}).get(WEBHOOK) == "ignore",
         str(metadata.get("resourceVersion") or ""),
+        priority_of(item),
     )
+
+
+def priority_of(item: Mapping[str, Any]) -> int:
+    """How important a pod is, the more the larger."""
+    found = (item.get("spec") or {}).get("priority")
+    return found if isinstance(found, int) else 0
 
 
 def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError, ...]]:

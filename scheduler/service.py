@@ -21,7 +21,7 @@ from deviceplugin.placement.write import decision as decision_annotations
 from deviceplugin.scheduler import extender, filtering
 from deviceplugin.scheduler.binding import Binder, NotBoundError
 from deviceplugin.scheduler.cluster import Cluster
-from deviceplugin.scheduler.deciding import decide, helps, holding_of
+from deviceplugin.scheduler.deciding import decide, holding_of, victims
 from deviceplugin.scheduler.decisions import Decision, Decisions
 from deviceplugin.scheduler.events import (
     BINDING_FAILED,
@@ -33,6 +33,7 @@ from deviceplugin.scheduler.fencing import WRITE_SECONDS
 from deviceplugin.scheduler.filtering import Found, Nowhere, Request
 from deviceplugin.scheduler.nodelock import NodeLocks
 from deviceplugin.scheduler.nodes import node_record
+from deviceplugin.scheduler.pods import priority_of
 from deviceplugin.scheduler.podwrites import (
     ChangedError,
     PodWrites,
@@ -245,8 +246,10 @@ class ExtenderService:
     # --- preempt ----------------------------------------------------------------------------------
 
     async def preempt(self, body: bytes) -> bytes:
-        """The nodes on which the pod fits once their victims are gone. Raises `ValueError` and
-        `UnavailableError`, because the answer has no word for an error.
+        """The nodes on which the pod fits once their victims are gone, to which those are added who
+        have to go for their devices. A node where nobody has to go is not among them, because
+        kube-scheduler takes an empty list for a mistake. Raises `ValueError` and
+        `UnavailableError`: the answer has no word for an error.
         """
         asked = extender.parse_preempt(body)
         pod = pod_spec(asked.pod)
@@ -258,13 +261,31 @@ class ExtenderService:
             return extender.preempt_result({}, {})
         if not wanted.words:
             return extender.preempt_result(asked.victims, asked.violations)
+        less = self._less_important(priority_of(asked.pod))
         left = {
             name: uids
-            for name, uids in asked.victims.items()
-            if helps(self.cluster, self.quotas, wanted, name, uids)
+            for name, given in asked.victims.items()
+            if (
+                uids := victims(
+                    self.cluster,
+                    self.quotas,
+                    wanted,
+                    name,
+                    given,
+                    [uid for uid in less.get(name, ()) if uid not in given],
+                )
+            )
         }
         self.counts["preempt", "helps" if left else "does not help"] += 1
         return extender.preempt_result(left, asked.violations)
+
+    def _less_important(self, priority: int) -> dict[str, list[str]]:
+        """By node, the bound pods that hold devices and matter less, the least important first."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for record in self.watching.pods.objects.values():
+            if record.priority < priority and (node := self.cluster.bound(record.uid)):
+                found.setdefault(node, []).append((record.priority, record.uid))
+        return {node: [uid for _, uid in sorted(pods)] for node, pods in found.items()}
 
     # --- what they share --------------------------------------------------------------------------
 

@@ -367,6 +367,51 @@ async def test_preemption_keeps_the_nodes_where_it_helps(bench: Any, make: Any) 
     assert other["metadata"]["uid"]
 
 
+async def test_who_preempts_for_devices_gets_the_least_important_that_are_enough(
+    bench: Any, make: Any
+) -> None:
+    """kube-scheduler knows of no devices: what it offers is who has to go for the rest."""
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    bench.server.create("nodes", make.node("free", cards=1, memory=1000, deferred=True))
+    _, address = await bench.scheduler()
+    uids = {}
+    for name, size, priority in (
+        ("tiny", 50, 1),
+        ("small", 300, 2),
+        ("large", 400, 3),
+        ("peer", 200, 10),
+    ):
+        item = make.pod(name, memory=size)
+        item["spec"]["priority"] = priority
+        uids[name] = bench.server.create("pods", item)["metadata"]["uid"]
+        assert await placed(bench, address, name, ["a"]) == "a"
+        assert await bench.bind(address, name, "a") == ""
+    without = {"metadata": {"name": "plain"}, "spec": {"containers": [{"name": "c"}]}}
+    uids["plain"] = bench.server.create("pods", without)["metadata"]["uid"]
+
+    async def going(size: int, *given: str, node: str = "a", priority: int = 10) -> Any:
+        item = make.pod("wanted", memory=size)
+        item["spec"]["priority"] = priority
+        item["metadata"] |= {"uid": "w"}
+        pods = [{"UID": uids[name]} for name in given]
+        body = {"Pod": item, "NodeNameToMetaVictims": {node: {"Pods": pods}}}
+        answer = (await bench.post(f"{address}/preempt", body))["NodeNameToMetaVictims"]
+        names = {uid: name for name, uid in uids.items()}
+        return {n: sorted(names[p["UID"]] for p in v["Pods"]) for n, v in answer.items()}
+
+    assert await going(100, "plain") == {"a": ["plain", "tiny"]}
+    assert await going(300, "plain") == {"a": ["plain", "small"]}
+    assert await going(350) == {"a": ["small"]}
+    assert await going(450) == {"a": ["large"]}
+    assert await going(750) == {"a": ["large", "small"]}
+    assert await going(790) == {"a": ["large", "small", "tiny"]}
+    assert await going(850, "plain") == {}  # its peers do not go
+    assert await going(100, "plain", priority=1) == {}
+    assert await going(100, "peer") == {"a": ["peer"]}
+    assert await going(100, node="free") == {}
+    assert await going(100, "plain", node="free") == {"free": ["plain"]}
+
+
 async def test_preemption_does_not_evict_for_a_quota_that_stays_in_the_way(
     bench: Any, make: Any
 ) -> None:
