@@ -85,8 +85,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The placement, the view of its node that it was made on, and how many nodes were looked at
-    and found unfit on the way.
+    """The placement, the view of its node that it was made on, and of how many nodes of the cluster
+    it is known that they are unfit.
     """
 
     placement: Placement
@@ -147,8 +147,7 @@ def choose(
             tried.fits[name] = found
         search.take(name, _if_allowed(cluster, wanted, found, allowed))
     if search.best is not None:
-        passed = len(search.refused) + sum(map(names.__contains__, tried.unfit))
-        return replace(search.best, passed=passed)
+        return replace(search.best, passed=len(search.refused) + len(tried.unfit))
     reasons = _reasons(cluster, wanted, names, search.refused, tried.unfit)
     return Nowhere(MappingProxyType(reasons))
 
