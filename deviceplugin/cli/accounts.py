@@ -44,7 +44,9 @@ def as_text(account: Account, world: World, shown: Sequence[str]) -> str:
         if verdict is not None:
             lines += ["", *_node(account, world, verdict, width)]
     if account.verdicts and not shown:
-        first = account.groups[0].nodes[0] if account.groups else next(iter(account.verdicts))
+        first = account.node or next(
+            (group.nodes[0] for group in account.groups), next(iter(account.verdicts))
+        )
         hint = f"`--node {clean(first)}` lists a node's cards, `--all-nodes` those of all."
         lines += ["", hint]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ COMMANDS = {
     "doctor": ("deviceplugin.cli.doctor:doctor", "Say what is wrong with this node, and why."),
     "explain": ("deviceplugin.cli.explain:explain", "Say why a pod waits, or why it is there."),
     "snapshot": ("deviceplugin.cli.snapshot:snapshot", "Capture a cluster in a file."),
+    "simulate": ("deviceplugin.cli.simulate:simulate", "Say where pods would go, and why not."),
     "conformance": (
         "deviceplugin.cli.conformance:conformance",
         "Check a vendor's module against the contract.",

@@ -19,7 +19,7 @@ from deviceplugin.scheduler.cluster import Holding
 from deviceplugin.scheduler.filtering import Request
 from deviceplugin.vendor.scheduling import Policy
 
-__all__ = ["placed"]
+__all__ = ["got_of", "placed"]
 
 Json = Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def placed(world: World, pod: Json, wanted: Request, holding: Holding) -> Accoun
     key, node = f"{holding.namespace}/{holding.name}", holding.node
     annotations = pod["metadata"].get("annotations") or {}
     phase = annotations.get(BIND_PHASE)
-    got = tuple(_got(world, pod, holding))
+    got = tuple(got_of(world, pod, holding))
     verdicts = judge(world, pod, wanted)
     what = _devices(got)
     notes, advice = [*_why_there(world, wanted, node, verdicts)], []
@@ -94,7 +94,8 @@ def _since(text: str | None, taken_at: str) -> str:
     return f" for {seconds} seconds" if seconds < 120 else f" for {seconds // 60} minutes"
 
 
-def _got(world: World, pod: Json, holding: Holding) -> Iterator[Got]:
+def got_of(world: World, pod: Json, holding: Holding) -> Iterator[Got]:
+    """The devices of a pod, container by container."""
     spec = pod["spec"]
     names = [
         str(container.get("name"))
@@ -133,16 +134,17 @@ def _why_there(
     """The node among those that would serve the pod if it were placed now."""
     spread = wanted.node_policy is Policy.SPREAD
     places = [v.found for v in verdicts.values() if v.fits and isinstance(v.found, Placement)]
-    order = sorted(places, key=lambda p: (p.score if spread else -p.score, p.node))
-    here = next((i for i, place in enumerate(order) if place.node == node), None)
+    here = next((place for place in places if place.node == node), None)
     rule = "the emptiest node first" if spread else "the fullest node first"
     policy = f"node policy {wanted.node_policy} ({rule}), card policy {wanted.card_policy}"
     if here is None:
         yield f"{policy}; if it were placed now, {node} would not serve it"
         return
-    rank = "the best" if here == 0 else f"number {here + 1}"
+    order = sorted(places, key=lambda p: (p.score if spread else -p.score, p.node))
+    better = [p for p in order if (p.score < here.score) == spread and p.score != here.score]
+    rank = f"number {len(better) + 1}" if better else "the best"
     text = f"{policy}: of {nodes(len(order))} that would serve it now, {node} is {rank}"
     other = next((place for place in order if place.node != node), None)
     if other is not None:
-        text += f" (score {order[here].score:.2f}, {other.node} has {other.score:.2f})"
+        text += f" (score {here.score:.2f}, {other.node} has {other.score:.2f})"
     yield text

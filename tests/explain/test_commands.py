@@ -195,7 +195,7 @@ def test_a_foreign_text_moves_no_cursor(make: Any, cluster: ApiServer) -> None:
     assert "\x1b" not in run("explain", "team/odd").output
 
 
-@pytest.mark.parametrize("command", ["explain", "snapshot"])
+@pytest.mark.parametrize("command", ["explain", "snapshot", "simulate"])
 def test_who_says_what_the_scheduler_would_do_takes_its_options(command: str) -> None:
     found = cli.get_command(None, command)  # type: ignore[arg-type]
     assert found is not None

@@ -1,0 +1,125 @@
+"""Pods that come to a cluster: those that wait in it, those of manifests, and those of nodes that
+are taken away. Pure.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from deviceplugin.explain.snapshot import Snapshot
+from deviceplugin.explain.victims import priority
+from deviceplugin.explain.world import World
+from deviceplugin.placement.fit import Backends
+from deviceplugin.placement.objects import pod_spec
+from deviceplugin.scheduler.pods import ENDED, pod_record
+from deviceplugin.scheduler.webhook import result_annotations
+
+__all__ = ["Comer", "comers", "waiting", "without"]
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Comer:
+    """A pod that comes. Those of one `kind` differ in nothing but their names."""
+
+    item: Json
+    kind: str
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        metadata = self.item["metadata"]
+        return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
+
+
+def waiting(world: World) -> list[Comer]:
+    """The pods that wait in the captured cluster, the most important first, then the oldest."""
+    found = []
+    for key, item in world.pods.items():
+        record = pod_record(item)
+        ended = (item.get("status") or {}).get("phase") in ENDED
+        ours = record is not None and not record.bound and record.scheduler == world.settings.name
+        if ours and not ended:
+            found.append(Comer(item, key))
+    found.sort(
+        key=lambda c: (
+            -priority(c.item),
+            str(c.item["metadata"].get("creationTimestamp") or ""),
+            c.key,
+        )
+    )
+    return found
+
+
+def comers(documents: Iterable[Any], source: str, replicas: int | None = None) -> Iterator[Comer]:
+    """The pods of manifests, or of what makes pods: Deployments and the like. `replicas` is how
+    many of each, else what the object says. Raises `ValueError`, naming the `source`.
+    """
+    for document in documents:
+        if document is None:
+            continue
+        if not isinstance(document, Mapping):
+            raise ValueError(f"{source}: not an object of Kubernetes")
+        if str(document.get("kind", "")).endswith("List"):
+            yield from comers(document.get("items") or (), source, replicas)
+            continue
+        item, count = _template(document, source)
+        kind = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+        many = replicas if replicas is not None else count
+        for number in range(many):
+            name = item["metadata"]["name"] if many == 1 else f"{kind.partition('/')[2]}-{number}"
+            metadata = {**item["metadata"], "name": name, "uid": f"simulated {source} {name}"}
+            yield Comer({**item, "metadata": metadata}, kind)
+
+
+def _template(document: Mapping[str, Any], source: str) -> tuple[dict[str, Any], int]:
+    """A pod, and how many there are of it."""
+    spec, metadata = document.get("spec"), document.get("metadata") or {}
+    if not isinstance(spec, Mapping) or not isinstance(metadata, Mapping):
+        raise ValueError(
+            f"{source}: a {document.get('kind') or 'document'} without metadata or spec"
+        )
+    count, template = 1, spec.get("template")
+    pod: Mapping[str, Any] = document
+    if isinstance(template, Mapping):
+        asked = spec.get("replicas", spec.get("parallelism", 1))
+        count, pod = asked if isinstance(asked, int) else 1, template
+    if not isinstance((pod.get("spec") or {}).get("containers"), list):
+        kind = document.get("kind") or "document"
+        raise ValueError(f"{source}: {kind} has no containers: give a Pod, or what makes pods")
+    inner = pod.get("metadata") or {}
+    found = copy.deepcopy(dict(pod))
+    found["metadata"] = {
+        **inner,
+        "namespace": str(metadata.get("namespace") or inner.get("namespace") or "default"),
+        "name": str(
+            metadata.get("name") or inner.get("name") or inner.get("generateName") or "pod"
+        ),
+    }
+    pod_spec(found)
+    return found, count
+
+
+def without(snapshot: Snapshot, nodes: Collection[str], backends: Backends) -> Snapshot:
+    """The cluster without these nodes; the pods that were there come anew."""
+    results = result_annotations(backends.values())
+    pods = []
+    for item in snapshot.pods:
+        if item["spec"].get("nodeName") in nodes:
+            annotations = item["metadata"].get("annotations") or {}
+            kept = {key: text for key, text in annotations.items() if key not in results}
+            spec = {key: value for key, value in item["spec"].items() if key != "nodeName"}
+            pods.append(
+                {**item, "metadata": {**item["metadata"], "annotations": kept}, "spec": spec}
+            )
+        else:
+            pods.append(dict(item))
+    return replace(
+        snapshot,
+        nodes=tuple(node for node in snapshot.nodes if node["metadata"].get("name") not in nodes),
+        pods=tuple(pods),
+    )
