@@ -61,6 +61,11 @@ class PodRecord:
         return self.pod.uid
 
     @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.pod.namespace}/{self.pod.name}"
+
+    @property
     def namespace(self) -> str:
         """The pod's namespace."""
         return self.pod.namespace
@@ -118,6 +123,9 @@ def decided(pod: PodSpec, backends: Backends) -> tuple[Decided, tuple[ValueError
             held[word], found = _held(pod, backend)
         except AnnotationError as error:
             problems.append(error)
+        except Exception as error:  # a vendor's mistake costs nobody else's devices
+            text = f"{word}: {type(error).__name__}: {error}"
+            problems.append(ValueError(f"{text}; this is a mistake of that vendor's"))
         else:
             problems += found
     return MappingProxyType({w: items for w, items in held.items() if items}), tuple(problems)

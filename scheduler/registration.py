@@ -72,21 +72,27 @@ class Handshakes:
         """One look at every node."""
         turns = asyncio.Semaphore(AT_ONCE)
 
-        async def write(name: str, stamps: Mapping[str, str]) -> None:
+        async def write(record: NodeRecord, stamps: Mapping[str, str]) -> None:
             async with turns:
-                await self._write(name, stamps)
+                await self._write(record, stamps)
 
         async with asyncio.TaskGroup() as group:
             for name in self._cluster.names():
                 record = self._cluster.record(name)
                 stamps = due(record, self._cluster.backends, self._now()) if record else {}
-                if stamps:
-                    group.create_task(write(name, stamps))
+                if record and stamps:
+                    group.create_task(write(record, stamps))
 
-    async def _write(self, name: str, stamps: Mapping[str, str]) -> None:
-        change = {"metadata": {"annotations": dict(stamps)}}
+    async def _write(self, record: NodeRecord, stamps: Mapping[str, str]) -> None:
+        """Only on what was read: an agent that answers meanwhile is not taken for gone. What
+        conflicts is looked at again in the next round.
+        """
+        change = {
+            "metadata": {"annotations": dict(stamps), "resourceVersion": record.version},
+        }
         try:
-            await self._api.patch(Path.node(name), change, MERGE_PATCH)
+            await self._api.patch(Path.node(record.name), change, MERGE_PATCH)
         except ApiError as error:
-            if not error.is_missing:
-                self._log.warning("a handshake was not written", node=name, reason=str(error))
+            if not (error.is_missing or error.is_conflict):
+                reason = str(error)
+                self._log.warning("a handshake was not written", node=record.name, reason=reason)

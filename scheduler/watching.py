@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
@@ -76,7 +77,9 @@ class Watching:
 
     def _node_changed(self, change: Change[NodeRecord]) -> None:
         if change.new is None:
-            self._cluster.drop_node(change.key.rpartition("/")[2])
+            name = change.key.rpartition("/")[2]
+            self._cluster.drop_node(name)
+            self._problems.pop(name, None)
             return
         self._cluster.set_node(change.new)
         name = change.new.name
@@ -102,18 +105,54 @@ class Watching:
             self._log.warning("a quota's limit does not hold", quota=change.key, reason=problem)
 
     async def _check(self) -> None:
-        cluster = self._cluster
+        """Round after round, whatever goes wrong with one node or pod."""
+        unseen: frozenset[str] = frozenset()
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            for name in cluster.names():
-                self._checked(name, wrong=cluster.drift(name))
+            for name in self._cluster.names():
+                self._checked(name, partial(self._cluster.drift, name))
                 await asyncio.sleep(PAUSE_SECONDS)
-            for number, holding in enumerate(tuple(cluster.holdings())):
-                self._checked(holding.node, wrong=cluster.uncounted(holding.uid))
-                if number % PODS_AT_ONCE == 0:
-                    await asyncio.sleep(PAUSE_SECONDS)
+            unseen = await self.check_pods(unseen)
 
-    def _checked(self, name: str, *, wrong: bool) -> None:
-        if wrong:
-            self.drift += 1
-            self._log.warning("a node was counted wrongly and is set right", node=name)
+    async def check_pods(self, before: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Look whether every bound pod counts and no other does. Answers those that hold devices
+        and are not seen; of them those that were not `before` either, a round ago, cease to count.
+        """
+        cluster = self._cluster
+        seen = {record.uid: record for record in self.pods.objects.values()}
+        unseen = set()
+        for number, holding in enumerate(tuple(cluster.holdings())):
+            self._checked(holding.node, partial(cluster.uncounted, holding.uid))
+            if holding.uid not in seen and cluster.bound(holding.uid):
+                unseen.add(holding.uid)
+            if number % PODS_AT_ONCE == 0:
+                await asyncio.sleep(PAUSE_SECONDS)
+        for uid in unseen & before:
+            self._checked(cluster.bound(uid), partial(self._dropped, uid))
+        for number, record in enumerate(tuple(seen.values())):
+            if record.bound and not cluster.bound(record.uid):
+                self._checked(record.bound, partial(self._counted, record))
+            if number % PODS_AT_ONCE == 0:
+                await asyncio.sleep(PAUSE_SECONDS)
+        return frozenset(unseen)
+
+    def _dropped(self, uid: str) -> bool:
+        self._cluster.drop_pod(uid)
+        return True
+
+    def _counted(self, record: PodRecord) -> bool:
+        """Whether a pod counts now that did not; it may have gone since it was looked up."""
+        if self.pods.objects.get(record.key) != record:
+            return False
+        self._cluster.set_pod(record)
+        return bool(self._cluster.bound(record.uid))
+
+    def _checked(self, node: str, wrong: Callable[[], bool]) -> None:
+        try:
+            if not wrong():
+                return
+        except Exception:
+            self._log.exception("a node cannot be counted anew", node=node)
+            return
+        self.drift += 1
+        self._log.warning("a node was counted wrongly and is set right", node=node)

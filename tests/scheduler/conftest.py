@@ -197,6 +197,12 @@ def make() -> Any:
 
 
 @pytest.fixture
+def bench_of() -> type[Bench]:
+    """For tests that want other backends than NVIDIA's."""
+    return Bench
+
+
+@pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     found = Bench(tmp_path, nvidia())
     yield found

@@ -167,6 +167,43 @@ def test_a_pod_that_somebody_else_bound_elsewhere_is_counted_there(
     assert (found.node, cluster.bound("u")) == ("b", "b")
 
 
+def test_a_vendor_that_makes_a_mistake_costs_nobody_elses_devices(backends: Any, make: Any) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(backends["DCU"], name)
+
+        def demand(self, _container: Any, _pod: Any) -> Any:
+            raise KeyError("a vendor's mistake")
+
+    cluster = Cluster({**backends, "DCU": Broken()})
+    cluster.set_node(node_record(make.node("a", cards=2, memory=10000)))
+    both = {VENDORS["DCU"].allocated: "DCU-0,DCU,1,1:;"}
+    problems = cluster.set_pod(seen("GPU-a-0,NVIDIA,1000,10:;", **both))
+    assert used(cluster) == {"GPU-a-0": (1, 1000, 10)}
+    assert "a vendor's mistake" in problems[0]
+
+
+async def test_what_the_events_missed_is_found_by_the_check(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", cards=2, memory=10000))
+    told = {VGPU_NODE: "a", NVIDIA.allocated: "GPU-a-0,NVIDIA,1000,10:;"}
+    pod = make.pod("p", annotations=told)
+    pod["spec"]["nodeName"] = "a"
+    uid = bench.server.create("pods", pod)["metadata"]["uid"]
+    made, _ = await bench.scheduler()
+    watching, cluster = made.watching, made.cluster
+    assert used(cluster) == {"GPU-a-0": (1, 1000, 10)}
+    cluster.drop_pod(uid)  # as if its event had been lost
+    unseen = await watching.check_pods()
+    assert used(cluster) == {"GPU-a-0": (1, 1000, 10)}
+    assert (watching.drift, unseen) == (1, frozenset())
+    del watching.pods.objects["default/p"]  # as if that it is gone had been
+    unseen = await watching.check_pods(unseen)
+    assert (unseen, len(used(cluster))) == ({uid}, 1)
+    await watching.check_pods(unseen)
+    assert used(cluster) == {}
+    assert watching.drift == 2
+
+
 def test_other_backends_forget_nothing_of_it(cluster: Cluster, backends: Any, make: Any) -> None:
     cluster.set_pod(seen("GPU-a-0,NVIDIA,1000,10:;"))
     broken = seen("no devices at all")
