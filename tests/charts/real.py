@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -42,6 +43,7 @@ PLAIN = Path(__file__).parents[2] / "charts" / "plain"
 NAMESPACE, NAME = "deviceplugin-system", "deviceplugin-scheduler"
 ADMIN = secrets.token_hex(16)
 GPU = "nvidia.com/gpu"
+POLICY = "60-decisions.yaml"
 DECISION = "hami.io/vgpu-devices-allocated"
 SECONDS = 120.0
 
@@ -156,6 +158,12 @@ class Lab:
             raise RuntimeError(done.stderr.strip())
         return done.stdout
 
+    @property
+    def version(self) -> str:
+        """``v1.36.2``."""
+        found = json.loads(self.kubectl("version", "-o", "json"))
+        return str(found["serverVersion"]["gitVersion"])
+
     def get(self, *args: str) -> Any:
         return json.loads(self.kubectl("get", "-o", "json", *args))
 
@@ -173,6 +181,57 @@ class Lab:
         self.failures += not answer
 
 
+class Service:
+    """What kube-proxy does for a Service: new connections go to the replicas that are listed, in
+    turn; open ones stay where they are.
+    """
+
+    def __init__(self) -> None:
+        self.ports: list[int] = []
+        self._turn = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            self._turn += 1
+            ports = self.ports
+            try:
+                server = socket.create_connection(("127.0.0.1", ports[self._turn % len(ports)]))
+            except OSError:
+                client.close()
+                continue
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=_piped, args=ends, daemon=True).start()
+
+
+def _piped(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for each in (source, target):
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class Replica:
+    """One running scheduler."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    metrics: int
+
+    def read(self, path: str) -> str:
+        with urlopen(f"http://127.0.0.1:{self.metrics}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def is_ready(self) -> bool:
+        return self.read("/readyz") == "ok\n"
+
+
 def _ended(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -183,13 +242,19 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def commands(heading: str) -> Iterator[list[str]]:
-    """The kubectl commands of a section of the page, without waiting for a Deployment."""
+def commands(heading: str, without: str = "") -> Iterator[list[str]]:
+    """The kubectl commands of a section of the page, without waiting for a Deployment, and without
+    one of the files.
+    """
     text = (PLAIN / "README.md").read_text().partition(f"## {heading}\n")[2]
     block = text.partition("```console\n")[2].partition("```")[0]
     for line in block.splitlines():
         if line.startswith("$ kubectl ") and "rollout" not in line:
-            yield line.removeprefix("$ kubectl ").split()
+            text = line.removeprefix("$ kubectl ")
+            if without:
+                text = text.replace(f" -f {without}", "")
+            if " -f " in text:
+                yield text.split()
 
 
 def node(name: str) -> dict[str, Any]:
@@ -232,36 +297,51 @@ def pod(name: str, *, asks: bool = True, **more: Any) -> dict[str, Any]:
 class Story:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.listen, self.metrics = (free_port(), free_port()), (free_port(), free_port())
+        self.service = Service()
+        self.replicas: list[Replica] = []
+        self.minor = int(lab.version.split(".")[1])
         self.token = ""
 
     def tell(self) -> None:
         self.everything_is_accepted()
         self.applied_once_more()
         self.people()
-        scheduler = self.scheduler_starts()
+        self.scheduler_starts()
         self.pods_come_by()
-        self.decisions_are_protected("policy")
+        if self.has_policy:
+            self.decisions_are_protected("policy")
         self.pods_are_placed()
         self.certificates()
+        self.rolled()
         self.without_the_policy()
-        self.without_a_scheduler(scheduler)
+        self.without_a_scheduler()
         self.removed()
 
+    @property
+    def has_policy(self) -> bool:
+        """Kubernetes 1.30 and newer; those also say in tokens which node they are for."""
+        return self.minor >= 30
+
+    def commands(self, heading: str) -> Iterator[list[str]]:
+        return commands(heading, "" if self.has_policy else POLICY)
+
     def everything_is_accepted(self) -> None:
-        for command in commands("Install"):
+        for command in self.commands("Install"):
             self.lab.holds(f"kubectl {' '.join(command)}", self.lab.kubectl(*command))
 
     def applied_once_more(self) -> None:
         before = self.versions()
-        for command in commands("Install"):
+        for command in self.commands("Install"):
             self.lab.kubectl(*command)
         changed = dict(before ^ self.versions())
         self.lab.holds(f"applied again, nothing changes {list(changed)}", not changed)
 
     def versions(self) -> set[tuple[str, str]]:
         """Of all objects of the manifests."""
-        files = [part for file in sorted(PLAIN.glob("*.yaml")) for part in ("-f", file.name)]
+        names = [file.name for file in sorted(PLAIN.glob("*.yaml"))]
+        files = [
+            part for name in names if self.has_policy or name != POLICY for part in ("-f", name)
+        ]
         return {
             (f"{item['kind']} {item['metadata']['name']}", item["metadata"]["resourceVersion"])
             for item in self.lab.get(*files)["items"]
@@ -299,43 +379,28 @@ class Story:
         self.dev = kubectl("create", "token", "dev").strip()
         self.token = kubectl("-n", NAMESPACE, "create", "token", NAME).strip()
 
-    def scheduler_starts(self) -> subprocess.Popen[bytes]:
+    def scheduler_starts(self) -> None:
         """As the account of the manifests, with the flags of the Deployment."""
         lab = self.lab
         for plural in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
             path = lab.get(plural, NAME)["webhooks"][0]["clientConfig"]["service"]["path"]
-            url = f"https://localhost:{self.listen[0]}{path}"
+            url = f"https://localhost:{self.service.port}{path}"
             change = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": url}}]
             lab.kubectl("patch", plural, NAME, "--type=json", "-p", json.dumps(change))
         deployment = lab.get("-n", NAMESPACE, "deployment", NAME)
-        ours, theirs = deployment["spec"]["template"]["spec"]["containers"]
+        _, theirs = deployment["spec"]["template"]["spec"]["containers"]
         folder = lab.root / "config"
         folder.mkdir()
         for map_ in ("deviceplugin-scheduler", "deviceplugin-kube-scheduler"):
             for name, text in lab.get("-n", NAMESPACE, "configmap", map_)["data"].items():
                 (folder / name).write_text(text)
         kubeconfig = lab.kubeconfig("scheduler", self.token)
-        # Both at once, on an empty Secret; the webhooks call the first.
-        processes = [
-            lab.start(
-                "scheduler",
-                *_with(
-                    ours["args"],
-                    {
-                        "--http_bind": f"127.0.0.1:{listen}",
-                        "--metrics-bind-address": f"127.0.0.1:{metrics}",
-                        "--device-config-file": str(folder / "device-config.yaml"),
-                    },
-                ),
-                command=(sys.executable, "-m", "deviceplugin"),
-                KUBECONFIG=str(kubeconfig),
-                POD_NAMESPACE=NAMESPACE,
-            )
-            for listen, metrics in zip(self.listen, self.metrics, strict=True)
-        ]
+        # Both at once, on an empty Secret.
+        self.replicas = [self.replica(), self.replica()]
+        self.service.ports = [each.port for each in self.replicas]
         configuration = yaml.safe_load((folder / "config.yaml").read_text())
         configuration["clientConnection"] = {"kubeconfig": str(kubeconfig)}
-        configuration["extenders"][0]["urlPrefix"] = f"https://127.0.0.1:{self.listen[0]}"
+        configuration["extenders"][0]["urlPrefix"] = f"https://127.0.0.1:{self.service.port}"
         (folder / "here.yaml").write_text(json.dumps(configuration))
         lab.start(
             "kube-scheduler",
@@ -344,13 +409,46 @@ class Story:
             f"--secure-port={free_port()}",
             *[arg for arg in theirs["command"][1:] if not arg.startswith("--config")],
         )
-        for port in self.metrics:
-            until("a replica is ready", lambda port=port: _ok(f"http://127.0.0.1:{port}/readyz"))
-        lab.holds("two replicas are ready with the rights of the manifests", processes)
+        for each in self.replicas:
+            until("a replica is ready", each.is_ready)
+        lab.holds("two replicas are ready with the rights of the manifests", True)
         lab.holds("and serve the same certificate", len(self.served()) == 1)
         until("its caBundle is known", lambda: self.bundles() == {self.held().bundle})
         lab.holds("which they issued, and wrote the caBundle", self.held())
-        return processes[0]
+
+    def replica(self) -> Replica:
+        """Another process with the flags of the Deployment."""
+        deployment = self.lab.get("-n", NAMESPACE, "deployment", NAME)
+        ours, _ = deployment["spec"]["template"]["spec"]["containers"]
+        port, metrics = free_port(), free_port()
+        changed = {
+            "--http_bind": f"127.0.0.1:{port}",
+            "--metrics-bind-address": f"127.0.0.1:{metrics}",
+            "--device-config-file": str(self.lab.root / "config" / "device-config.yaml"),
+        }
+        process = self.lab.start(
+            "scheduler",
+            *_with(ours["args"], changed),
+            command=(sys.executable, "-m", "deviceplugin"),
+            KUBECONFIG=str(self.lab.kubeconfig("scheduler", self.token)),
+            POD_NAMESPACE=NAMESPACE,
+        )
+        return Replica(process, port, metrics)
+
+    def rolled(self) -> None:
+        """As the Deployment does it: one more, ready, listed; an old one off the list, then told."""
+        with self.asking_all_the_time() as asked:
+            for old in self.replicas[:2]:
+                new = self.replica()
+                self.replicas.append(new)
+                until("the new one is ready", new.is_ready)
+                self.service.ports = [*self.service.ports, new.port]
+                self.service.ports = [port for port in self.service.ports if port != old.port]
+                time.sleep(5)  # its preStop
+                old.process.send_signal(signal.SIGTERM)
+                self.lab.holds("an old replica ends", old.process.wait(60) == 0)
+                self.replicas.remove(old)
+        self.lab.holds(f"{len(asked)} pods came by during the update", _all_seen(asked))
 
     def pods_come_by(self) -> None:
         lab, dev = self.lab, self.dev
@@ -428,21 +526,22 @@ class Story:
                 "patch", "pod", "on-node-a", "--type=merge", "-p", change, token=agents["node-a"]
             ),
         )
-        lab.holds(
-            f"{by}: and not to one of another node",
-            lab.says(
-                "may not write to a pod of node node-a",
-                lambda: kubectl(
-                    "patch",
-                    "pod",
-                    "on-node-a",
-                    "--type=merge",
-                    "-p",
-                    change.replace("forged", "more"),
-                    token=agents["node-b"],
+        if self.has_policy:
+            lab.holds(
+                f"{by}: and not to one of another node",
+                lab.says(
+                    "may not write to a pod of node node-a",
+                    lambda: kubectl(
+                        "patch",
+                        "pod",
+                        "on-node-a",
+                        "--type=merge",
+                        "-p",
+                        change.replace("forged", "more"),
+                        token=agents["node-b"],
+                    ),
                 ),
-            ),
-        )
+            )
         lab.holds(
             f"{by}: the scheduler writes anywhere",
             kubectl(
@@ -553,15 +652,14 @@ class Story:
 
     def another_authority(self, held: Any) -> None:
         lab = self.lab
-        for command in commands("Install"):
+        for command in self.commands("Install"):
             if "50-webhooks.yaml" not in command:  # would undo the address
                 lab.kubectl(*command)
         lab.holds("applied again, the certificate stays", self.held() == held)
         lab.kubectl("-n", NAMESPACE, "delete", "secret", f"{NAME}-tls")
-        metrics = f"http://127.0.0.1:{self.metrics[0]}/metrics"
         until(
             "it says that it may not make one",
-            lambda: "reload_failures_total 1.0" in _read(metrics),
+            lambda: "reload_failures_total 1.0" in self.replicas[0].read("/metrics"),
         )
         lab.holds("a Secret that is gone is told of", True)
         lab.kubectl("apply", "-f", "30-configuration.yaml")
@@ -608,11 +706,12 @@ class Story:
 
     def served(self) -> set[str]:
         """What the replicas serve to new connections."""
-        return {ssl.get_server_certificate(("127.0.0.1", port)) for port in self.listen}
+        return {ssl.get_server_certificate(("127.0.0.1", each.port)) for each in self.replicas}
 
     def without_the_policy(self) -> None:
         """As with Kubernetes before 1.30."""
-        self.lab.kubectl("delete", "-f", "60-decisions.yaml")
+        if self.has_policy:
+            self.lab.kubectl("delete", "-f", POLICY)
         until(
             "the policy is gone",
             lambda: self.lab.says(
@@ -630,9 +729,10 @@ class Story:
         )
         self.decisions_are_protected("webhook")
 
-    def without_a_scheduler(self, process: subprocess.Popen[bytes]) -> None:
-        process.send_signal(signal.SIGTERM)
-        self.lab.holds("it ends at SIGTERM", process.wait(60) == 0)
+    def without_a_scheduler(self) -> None:
+        for each in self.replicas:
+            each.process.send_signal(signal.SIGTERM)
+        self.lab.holds("they end", [each.process.wait(60) for each in self.replicas] == [0, 0])
         lab = self.lab
         lab.holds("while it is away other pods are made", self.made(pod("others", asks=False)))
         lab.holds(
@@ -644,8 +744,9 @@ class Story:
         lab.holds("but for those that ask to be left alone", self.made(ignored))
 
     def removed(self) -> None:
-        self.lab.kubectl("apply", "-f", "60-decisions.yaml")
-        done = [self.lab.kubectl(*command, "--wait=false") for command in commands("Remove")]
+        if self.has_policy:
+            self.lab.kubectl("apply", "-f", POLICY)
+        done = [self.lab.kubectl(*command, "--wait=false") for command in self.commands("Remove")]
         self.lab.holds("everything is removed by the page's commands", all(done))
 
     def made(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -680,22 +781,10 @@ def _all_seen(asked: list[str]) -> bool:
     return len(asked) > 10 and set(asked) == {"hami-scheduler"}
 
 
-def _read(url: str) -> str:
-    with urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
-
-
-def _ok(url: str) -> bool:
-    return _read(url) == "ok\n"
-
-
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="dpc-", dir="/tmp") as place:
         with Lab(Path(sys.argv[1]), Path(place)) as lab:
-            print(
-                "# Kubernetes",
-                json.loads(lab.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"],
-            )
+            print("# Kubernetes", lab.version)
             try:
                 Story(lab).tell()
             except BaseException:
