@@ -141,10 +141,10 @@ def verdict(review: Review, settings: SchedulerSettings, protected: frozenset[st
             f"{review.user!r:.120} is none of their accounts: remove it"
         )
     bound = (review.pod.get("spec") or {}).get("nodeName") or ""
-    if review.node and bound and review.user in settings.agents and review.node != bound:
+    if review.node and review.user in settings.agents and review.node != bound:
         return Answer(
             f"annotation {moved[0]}: the agent of node {review.node} may not write to a pod of "
-            f"node {bound}"
+            f"{f'node {bound}' if bound else 'no node yet'}"
         )
     return Answer()
 

@@ -527,21 +527,25 @@ class Story:
             ),
         )
         if self.has_policy:
-            lab.holds(
-                f"{by}: and not to one of another node",
-                lab.says(
-                    "may not write to a pod of node node-a",
-                    lambda: kubectl(
-                        "patch",
-                        "pod",
-                        "on-node-a",
-                        "--type=merge",
-                        "-p",
-                        change.replace("forged", "more"),
-                        token=agents["node-b"],
+            for agent, name, whose in (
+                ("node-b", "on-node-a", "node node-a"),
+                ("node-a", "nowhere", "no node yet"),
+            ):
+                more = (
+                    "patch",
+                    "pod",
+                    name,
+                    "--type=merge",
+                    "-p",
+                    change.replace("forged", "more"),
+                )
+                lab.holds(
+                    f"{by}: and not to one of {whose}",
+                    lab.says(
+                        f"may not write to a pod of {whose}",
+                        lambda more=more, agent=agent: kubectl(*more, token=agents[agent]),
                     ),
-                ),
-            )
+                )
         lab.holds(
             f"{by}: the scheduler writes anywhere",
             kubectl(
@@ -600,8 +604,12 @@ class Story:
             bound = ("--bound-object-kind=Pod", f"--bound-object-name=agent-{name}")
             token = kubectl("-n", "kube-system", "create", "token", "deviceplugin", *bound)
             found[name] = token.strip()
-        with contextlib.suppress(RuntimeError):
-            kubectl("create", "-f", "-", stdin=pod("on-node-a", asks=False, nodeName="node-a"))
+        for item in (
+            pod("on-node-a", asks=False, nodeName="node-a"),
+            pod("nowhere", asks=False, schedulerName="nobody"),
+        ):
+            with contextlib.suppress(RuntimeError):
+                kubectl("create", "-f", "-", stdin=item)
         return found
 
     def pods_are_placed(self) -> None:

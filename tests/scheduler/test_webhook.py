@@ -311,8 +311,9 @@ async def verdict_of(
     old: Mapping[str, str] | None,
     user: Mapping[str, Any],
     chosen: SchedulerSettings = GUARDED,
+    bound: str = "a",
 ) -> dict[str, Any]:
-    item = pod(GPU, nodeName="a")
+    item = pod(GPU, **({"nodeName": bound} if bound else {}))
     item["metadata"]["annotations"] = dict(new)
     request: dict[str, Any] = {"operation": "CREATE", "userInfo": user}
     if old is not None:
@@ -354,13 +355,15 @@ async def test_results_are_written_by_those_who_decide(
         assert "remove it" in answer["status"]["message"]
 
 
-@pytest.mark.parametrize(("node", "allowed"), [("a", True), ("b", False)])
+@pytest.mark.parametrize(
+    ("node", "bound", "allowed"), [("a", "a", True), ("b", "a", False), ("a", "", False)]
+)
 async def test_an_agent_writes_to_pods_of_its_own_node(
-    backends: Any, node: str, allowed: bool
+    backends: Any, node: str, bound: str, allowed: bool
 ) -> None:
     extra = {"authentication.kubernetes.io/node-name": [node]}
     user = {"username": AGENT, "extra": extra}
-    answer = await verdict_of(backends, {BIND_PHASE: "success"}, {}, user)
+    answer = await verdict_of(backends, {BIND_PHASE: "success"}, {}, user, bound=bound)
     assert answer["allowed"] is allowed
 
 
