@@ -174,7 +174,8 @@ def _uid(pod: Json) -> str:
 
 
 def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    # Of thousands of names, and json makes nothing else of a text than a str.
+    return isinstance(value, list) and set(map(type, value)) <= {str}
 
 
 def _are_objects(value: object) -> bool:
