@@ -92,6 +92,9 @@ class Decisions:
         self._made.clear()
         self._cluster.forget_assumed()
 
+    def __len__(self) -> int:
+        return len(self._counting())
+
     def oldest(self) -> float:
         """Seconds since the oldest was made or used; 0 where there is none."""
         ages = [self._monotonic() - made.at for made in self._counting()]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -32,8 +33,11 @@ BUCKETS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 1,
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """The cluster at one instant. `answers` counts what the extender answered, by verb and outcome;
-    `facts` are single figures of our own by name; `quotas` are namespace, resource, limit and use,
+    """The cluster at one instant.
+
+    `answers` counts what the extender answered, by verb and outcome, `reasons` how many nodes were
+    unfit for pods that found none, by reason. `facts` are single figures of our own by name, of
+    now, and `totals` those of all that was so far. `quotas` are namespace, resource, limit and use,
     a limit of 0 where there is none; `partitions` are node, card and what it is divided into.
     """
 
@@ -43,6 +47,8 @@ class Moment:
     facts: Mapping[str, float]
     quotas: tuple[tuple[str, str, int, int], ...] = ()
     partitions: tuple[tuple[str, Card, Partition], ...] = ()
+    reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    totals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 _Label = tuple[str, Callable[[Card], str]]
@@ -291,8 +297,18 @@ def _own(now: Moment) -> Iterator[Metric]:
     for (verb, outcome), count in sorted(now.answers.items()):
         answers.add_metric((verb, outcome), count)
     yield answers
+    reasons = CounterMetricFamily(
+        "deviceplugin_scheduler_unfit_nodes",
+        "Nodes that were unfit for pods that found none, by the first reason of each.",
+        labels=("reason",),
+    )
+    for reason, count in sorted(now.reasons.items()):
+        reasons.add_metric((reason,), count)
+    yield reasons
     for name, value in now.facts.items():
         yield GaugeMetricFamily(f"deviceplugin_scheduler_{name}", FACTS[name], value=value)
+    for name, value in now.totals.items():
+        yield CounterMetricFamily(f"deviceplugin_scheduler_{name}", TOTALS[name], value=value)
 
 
 FACTS = {
@@ -300,18 +316,34 @@ FACTS = {
     "pods": "Pods that hold a device.",
     "leader": "1 where this replica decides, else 0.",
     "synced": "1 once the whole cluster was seen.",
-    "drift_nodes": "Nodes that were found to be counted wrongly and were set right, so far.",
+    "decisions": "Decisions that count and whose pods are not bound yet.",
+    "decision_oldest_seconds": "Since the oldest of them was made or used.",
     "lock_waits": "Pods that wait for a node's lock now.",
-    "events_dropped": "Events about pods that were not written, so far.",
+    "lock_oldest_wait_seconds": "Since the first of them began to wait.",
+    "events_waiting": "Events about pods that are still to be written.",
     "slipped_pods": "Pods that came past the webhook and are still there.",
     "unreadable_nodes": "Nodes with annotations of devices that cannot be read.",
+}
+TOTALS = {
+    "drift": "Nodes that were found to be counted wrongly and were set right.",
+    "decisions_lapsed": "Decisions that nobody came for.",
+    "takeovers": "How often this replica began to decide.",
+    "events_dropped": "Events about pods that were not written.",
 }
 
 
 class Latencies:
-    """How long answers take, from the request's last byte to the answer's first."""
+    """How long answers take, from the request's last byte to the answer's first, and how long binds
+    wait for the locks of nodes.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.lock_wait = Histogram(
+            "deviceplugin_scheduler_lock_wait_seconds",
+            "Time that binds waited for a node's lock, in vain too.",
+            buckets=BUCKETS,
+            registry=registry,
+        )
         self.seconds = Histogram(
             "deviceplugin_scheduler_answer_seconds",
             "Time from a request to its answer, the API server's part included.",

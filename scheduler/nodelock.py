@@ -59,13 +59,25 @@ class NodeLocks:
         timeout: timedelta,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
+        waited: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`pod` finds a pod as the watch shows it."""
+        """`pod` finds a pod as the watch shows it; `waited` is told how long each waited."""
         self._api, self._nodes, self._pod, self._timeout = api, nodes, pod, timeout
         self._now, self._monotonic = now, monotonic
+        self._waited = waited
         self._lines: dict[str, _Line] = {}
-        self.waiting = 0
+        self._since: dict[object, float] = {}
+        """When those who wait now began to, the first of them first."""
+
+    @property
+    def waiting(self) -> int:
         """Pods that wait in line now."""
+        return len(self._since)
+
+    def oldest(self) -> float:
+        """Seconds since the first of them began to wait; 0 where nobody does."""
+        began = next(iter(self._since.values()), None)
+        return 0.0 if began is None else self._monotonic() - began
 
     async def acquire(
         self, node: str, annotation: str, namespace: str, name: str, until: float
@@ -73,9 +85,9 @@ class NodeLocks:
         """Take a node's lock for a pod, at most until this instant of the monotonic clock; answers
         its text, to give it back with. A lock that the pod has already is its own.
         """
-        line = self._lines.setdefault(node, _Line())
+        line, ticket = self._lines.setdefault(node, _Line()), object()
         line.length += 1
-        self.waiting += 1
+        began = self._since[ticket] = self._monotonic()
         try:
             # Only the waiting is cut short: a write that is under way ends, or nobody would know
             # whose lock it left behind.
@@ -95,7 +107,8 @@ class NodeLocks:
         except TimeoutError:
             raise LockedError(self._holder(node, annotation)) from None
         finally:
-            self.waiting -= 1
+            del self._since[ticket]
+            self._waited(self._monotonic() - began)
             line.length -= 1
             if not line.length:
                 del self._lines[node]

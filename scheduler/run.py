@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -47,7 +48,9 @@ class Scheduler:
         backends: Iterable[SchedulingBackend],
         api: Api,
         leading: Leading,
+        waited: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
+        """`waited` is told of each bind how long it waited for a node's lock."""
         self.settings = settings
         by_word = _by_word(backends)
         self.quotas = Quotas(by_word)
@@ -58,7 +61,11 @@ class Scheduler:
         self.webhook = Webhook(settings, by_word, self.quotas)
         fenced = FencedApi(api, leading)
         self.locks = NodeLocks(
-            fenced, self.watching.nodes, self.watching.pod, settings.locks_expire_after
+            fenced,
+            self.watching.nodes,
+            self.watching.pod,
+            settings.locks_expire_after,
+            waited=waited,
         )
         self.decisions = Decisions(self.cluster, settings.decisions_lapse_after)
         writes = PodWrites(fenced, lambda: self.cluster.backends)
@@ -111,13 +118,22 @@ class Scheduler:
             "pods": sum(1 for _ in self.cluster.holdings()),
             "leader": self.leading.is_leader(),
             "synced": self.watching.synced,
-            "drift_nodes": self.watching.drift,
+            "decisions": len(self.decisions),
+            "decision_oldest_seconds": self.decisions.oldest(),
             "lock_waits": self.locks.waiting,
-            "events_dropped": self.events.dropped,
+            "lock_oldest_wait_seconds": self.locks.oldest(),
+            "events_waiting": self.events.waiting,
             "slipped_pods": len(self.sweep.found),
             "unreadable_nodes": sum(1 for n in self.cluster.names() if self.cluster.problems(n)),
         }
-        return moment(self.cluster, self.service.counts, facts, self.quotas)
+        totals = {
+            "drift": self.watching.drift,
+            "decisions_lapsed": self.decisions.lapsed,
+            "takeovers": self.takeover.times,
+            "events_dropped": self.events.dropped,
+        }
+        found = moment(self.cluster, self.service.counts, facts, self.quotas)
+        return replace(found, reasons=dict(self.service.reasons), totals=totals)
 
     def blockers(self) -> Mapping[str, str]:
         """Why this replica is not ready, by name. Followers are ready: they serve the webhook."""

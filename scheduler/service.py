@@ -56,8 +56,8 @@ MOST_NAMED = 20
 
 @dataclass(slots=True)
 class ExtenderService:
-    """Answers for one scheduler. `synced` says whether the cluster is known, `counts` what was
-    answered, by verb and outcome.
+    """Answers for one scheduler. `counts` is what was answered, by verb and outcome, `reasons` how
+    many nodes were unfit for pods that found none.
     """
 
     settings: SchedulerSettings
@@ -72,6 +72,7 @@ class ExtenderService:
     clock_ns: Callable[[], int] = time.time_ns
     monotonic: Callable[[], float] = time.monotonic
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
     _binder: Binder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +117,7 @@ class ExtenderService:
             if isinstance(found, Nowhere):
                 self.decisions.drop(pod.uid)
                 self._say(pod, FILTERING_FAILED, _nowhere(found, len(names)))
+                self.reasons.update(str(reason.obstacle) for reason in found.reasons.values())
                 return self._filtered("nowhere", failed=_texts(found))
             decision = self._made(wanted, found)
         except (ApiError, ChangedError, ValueError) as error:

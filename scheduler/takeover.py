@@ -49,6 +49,8 @@ class Takeover:
         self._decisions, self._writes, self._monotonic = decisions, writes, monotonic
         self._term: Hashable = _NEVER
         self._turn = asyncio.Lock()
+        self.times = 0
+        """That it began to decide, so far."""
         self._log = structlog.get_logger()
 
     async def run(self) -> None:
@@ -71,6 +73,7 @@ class Takeover:
                 except (ApiError, ChangedError) as error:
                     return f"this replica has just begun to lead and cannot decide yet: {error}"
                 self._term = term
+                self.times += 1
         return unable
 
     def _unable(self) -> str:

@@ -114,6 +114,11 @@ class Events:
         self.dropped = 0
         """Events that nobody will read."""
 
+    @property
+    def waiting(self) -> int:
+        """Events that are still to be written."""
+        return len(self._waiting)
+
     def say(self, about: Subject, reason: str, message: str, *, warning: bool) -> None:
         """Tell about something, in a moment; never blocks and never raises. On the loop only."""
         said, at = _Said(about, reason, _cut(message), warning), self._now()

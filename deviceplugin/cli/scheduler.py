@@ -422,18 +422,18 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     tls = source(given.certificate, api)
     for collector in tls.collectors:
         registry.register(collector)
-    running = Scheduler(settings, first.backends, api, _leading(given))
+    latencies = Latencies(registry)
+    running = Scheduler(settings, first.backends, api, _leading(given), latencies.lock_wait.observe)
 
     leaving = Leaving()
 
     def blockers() -> Mapping[str, str]:
         return {**running.blockers(), **tls.blockers(), **leaving.blockers()}
 
-    seconds = Latencies(registry).seconds
     server = Server(
         running.routes(),
         blockers,
-        lambda path, took: seconds.labels(path.strip("/")).observe(took),
+        lambda path, took: latencies.seconds.labels(path.strip("/")).observe(took),
         lambda path: path in DECIDING and not running.leading.is_leader(),
     )
     loop = asyncio.get_running_loop()

@@ -106,7 +106,10 @@ class Bench:
         self._session: aiohttp.ClientSession | None = None
 
     async def scheduler(
-        self, settings: SchedulerSettings | None = None, leading: Leading | None = None
+        self,
+        settings: SchedulerSettings | None = None,
+        leading: Leading | None = None,
+        **more: Any,
     ) -> tuple[Scheduler, str]:
         """A running replica and its address, once it has seen the cluster."""
         made = Scheduler(
@@ -114,6 +117,7 @@ class Bench:
             self._backends,
             self.api(),
             leading or Alone(),
+            **more,
         )
         server = Server(made.routes(), made.blockers)
         await server.start("127.0.0.1:0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deviceplugin import registry
 from deviceplugin.api.hami import register
+from deviceplugin.api.hami.keys import MUTEX_LOCK
 from deviceplugin.api.hami.keys import NVIDIA_REGISTER as REGISTER
 from deviceplugin.http import Endpoint
 from deviceplugin.scheduler.metrics import Latencies, SchedulerMetrics, exposed
@@ -218,6 +220,39 @@ async def test_our_own_tell_what_was_answered(running: Any) -> None:
     assert found["deviceplugin_scheduler_nodes"] == [({}, 1)]
     assert found["deviceplugin_scheduler_leader"] == [({}, 1)]
     assert found["deviceplugin_scheduler_answer_seconds_count"] == [({"verb": "filter"}, 1)]
+
+
+async def test_our_own_tell_what_waits_and_why(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=8000))
+    bench.server.create("nodes", make.node("b", cards=1, memory=8000))
+    for name, memory in (("p", 2000), ("large", 9000)):
+        bench.server.create("pods", make.pod(name, memory=memory))
+    held = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ},default,large"
+    bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: held}}})
+    waits: list[float] = []
+    made, address = await bench.scheduler(waited=waits.append)
+    assert (await bench.filter(address, "large", ["a", "b", "c"]))["NodeNames"] is None
+    assert (await bench.filter(address, "p", ["a"]))["NodeNames"] == ["a"]
+    binding = asyncio.create_task(bench.bind(address, "p", "a"))
+    await bench.until(lambda: made.locks.waiting)
+    found = await scraped(made, Names.BOTH)
+
+    def one(name: str) -> float:
+        ((_, value),) = found[f"deviceplugin_scheduler_{name}"]
+        return value
+
+    assert {k["reason"]: v for k, v in found["deviceplugin_scheduler_unfit_nodes_total"]} == {
+        "CardInsufficientMemory": 2,
+        "NodeInsufficientDevice": 1,
+    }
+    assert (one("decisions"), one("lock_waits"), one("takeovers_total")) == (1, 1, 1)
+    assert one("decision_oldest_seconds") >= one("lock_oldest_wait_seconds") > 0
+    assert one("drift_total") == one("decisions_lapsed_total") == one("events_dropped_total") == 0
+    assert waits == []
+    assert "node lock contention" in await binding
+    assert len(waits) == 1
+    found = await scraped(made, Names.BOTH)
+    assert one("decisions") == one("lock_waits") == one("lock_oldest_wait_seconds") == 0
 
 
 async def test_a_gone_node_is_no_longer_told_of(running: Any, bench: Any) -> None:
