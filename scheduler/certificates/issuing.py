@@ -1,7 +1,7 @@
 """Makes authorities and serving certificates. Pure but for the randomness of keys.
 
-Keys are ECDSA P-256. Certificates begin an hour before they are made: the clocks of replicas, nodes
-and API servers differ.
+Keys are ECDSA P-256. Certificates begin a day before they are made: clocks of replicas, nodes and
+API servers differ, at worst by a wrong time zone, and whoever's clock is ahead renews first.
 """
 
 from __future__ import annotations
@@ -24,9 +24,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from deviceplugin.scheduler.certificates.pair import Pair
 
-__all__ = ["SKEW", "Lifetimes", "hosts_of", "issued_at", "new_authority", "new_serving", "renew_at"]
+__all__ = [
+    "SKEW",
+    "Lifetimes",
+    "can_sign",
+    "hosts_of",
+    "issued_at",
+    "new_authority",
+    "new_serving",
+    "renew_at",
+]
 
-SKEW = timedelta(hours=1)
+SKEW = timedelta(days=1)
 """By how much clocks may differ."""
 
 NAME = "deviceplugin scheduler"
@@ -70,9 +79,9 @@ def new_serving(authority: Pair, hosts: Iterable[str], now: datetime, lifetimes:
     """A server's certificate for host names and addresses. Ends with its authority at the latest.
     Raises `ValueError` for what is no host name.
     """
-    signer = load_pem_private_key(authority.key, None)
-    if not isinstance(signer, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)):
-        raise ValueError(f"no certificate can be signed with a key of type {type(signer).__name__}")
+    signer = _signer(authority.key)
+    if signer is None:
+        raise ValueError("the authority's key signs no certificates")
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate
     names = [_general(host) for host in sorted(set(hosts))]
@@ -88,6 +97,11 @@ def new_serving(authority: Pair, hosts: Iterable[str], now: datetime, lifetimes:
         )
     )
     return Pair((builder.sign(signer, SHA256()),), _pem(key))
+
+
+def can_sign(key: bytes) -> bool:
+    """Whether certificates can be signed with a key in PEM."""
+    return _signer(key) is not None
 
 
 def renew_at(certificate: x509.Certificate) -> datetime:
@@ -131,6 +145,11 @@ def _builder(
         .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
+
+
+def _signer(key: bytes) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None:
+    found = load_pem_private_key(key, None)
+    return found if isinstance(found, (ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey)) else None
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from deviceplugin.scheduler.certificates.issuing import (
     Lifetimes,
+    can_sign,
     hosts_of,
     issued_at,
     new_authority,
@@ -189,7 +190,7 @@ def _authorities(data: Mapping[str, str], problems: list[str]) -> tuple[Authorit
 def _key_of(certificate: x509.Certificate, data: Mapping[str, str], problems: list[str]) -> bytes:
     try:
         for key in _PEM.findall(_text(data, AUTHORITY_KEYS)):
-            if is_key_of(certificate, key, AUTHORITY_KEYS):
+            if is_key_of(certificate, key, AUTHORITY_KEYS) and can_sign(key):
                 return bytes(key)
     except CertificateError as error:
         problems.append(str(error))

@@ -211,6 +211,19 @@ async def test_what_the_account_may_not_do_is_said_until_it_may(world: World) ->
         await world.until(lambda: replica.serving.blockers() == {})
 
 
+async def test_replicas_whose_clocks_differ_do_not_take_turns(world: World) -> None:
+    ahead, behind = world.replica(configurations=()), world.replica(configurations=())
+    here = world.clock()
+    for hours, replica in ((12, ahead), (-12, behind)) * 3:
+        world.clock.at = here + timedelta(hours=hours)
+        await replica.issued.look()
+        pair = replica.serving.pair
+        assert pair is not None
+        assert pair.certificate.not_valid_before_utc <= here - timedelta(hours=12)
+    assert len([write for write in world.writes() if write.endswith(" 201")]) == 1
+    assert len(world.writes()) == 1
+
+
 # --- renewal --------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,6 +173,25 @@ def test_an_expired_certificate_is_replaced_at_once() -> None:
     assert "an authority has expired" in reasons
     assert len(new.authorities) == 1
     assert not expired(new.serving.certificate, late)
+
+
+def test_an_authority_that_signs_no_certificates_is_replaced_and_stays_trusted() -> None:
+    """Somebody put in his own, of a type that TLS does not use like that."""
+    kept = fresh()
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mine")])
+    constraints = x509.BasicConstraints(ca=True, path_length=None)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, START, START + 9 * DAY)
+    mine = builder.add_extension(constraints, critical=True).sign(key, None)
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    data = data_of(kept)
+    data["ca.crt"] = base64.b64encode(mine.public_bytes(Encoding.PEM)).decode()
+    data["ca.key"] = base64.b64encode(key.private_bytes(*form)).decode()
+    found = found_in(data)
+    assert "ca.key has no key of the first certificate in ca.crt" in found.problems
+    new, _ = after(found, START)
+    assert [each.certificate for each in new.authorities[1:]] == [mine]
+    assert new.issuer == new.authorities[0]
 
 
 STEPS = st.lists(
