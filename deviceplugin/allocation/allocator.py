@@ -149,6 +149,7 @@ class ResourceAllocator:
         if self._mode.deferred:
             await self._check_impediment()
             await self._withdraw(ask)
+            await self._empty(ask, self._foreseen(ask))
             return render.deferred(self._vendor, ask.allocation_id, self._around.strategy)
         granted = await self._mode.decide(ask)
         try:
@@ -322,6 +323,16 @@ class ResourceAllocator:
         except CannotInjectError as error:
             raise RefusalError(str(error), "cannot-inject", Blame.NODE) from None
         return Injection(spec=spec, host_directories=edits.host_directories)
+
+    def _foreseen(self, ask: Ask) -> Sequence[HostDirectory]:
+        """The directories that the container will have, as far as they are known. What the vendor
+        has against them is told at the start, which kubelet tries again.
+        """
+        foreseen = self._mode.foreseen(ask)
+        try:
+            return self._edits(foreseen).host_directories if foreseen else ()
+        except RefusalError:
+            return ()
 
     async def _withdraw(self, ask: Ask) -> None:
         """Nothing stands behind the name until the container starts. What the ids' last holder left

@@ -60,6 +60,11 @@ class Mode(Protocol):
     def verifies(self) -> bool:
         """Whether `start` must be called before every start, as PreStartContainer."""
 
+    def foreseen(self, ask: Ask) -> Granted | None:
+        """Where the start decides, what is known of it at Allocate: enough to say which directories
+        the container will have; None where nothing is.
+        """
+
     async def decide(self, ask: Ask) -> Granted:
         """What the container gets, at Allocate. `commit` or `abandon` follows."""
 

@@ -37,6 +37,10 @@ class Standalone:
         """Whether a start has to be decided on."""
         return self.source is not None
 
+    def foreseen(self, ask: Ask) -> Granted:
+        """The share of the ids, of which the source may leave less."""
+        return Granted(_owner(ask), _share(ask))
+
     async def decide(self, ask: Ask) -> Granted:
         """The share of the ids."""
         return Granted(_owner(ask), _share(ask))

@@ -34,6 +34,9 @@ class Deferred:
         self._node, self._keys = node, keys
         self._log = structlog.get_logger()
 
+    def foreseen(self, ask: Ask) -> None:
+        """Nothing: nobody is known yet."""
+
     async def decide(self, ask: Ask) -> Granted:
         """Never called: the answer to Allocate only names what `start` decides."""
         raise RefusalError(f"{ask.plan.resource}: grants are decided at the start", "deferred")

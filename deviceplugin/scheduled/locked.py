@@ -78,6 +78,9 @@ class Locked:
         self._node, self._keys, self._lockless = node, keys, lockless
         self._log = structlog.get_logger()
 
+    def foreseen(self, ask: Ask) -> None:
+        """Nothing: nobody is known yet."""
+
     async def decide(self, ask: Ask) -> Granted:
         """The grant of the container whose turn it is. Raises `RefusalError`."""
         await self._node.recall()

@@ -16,8 +16,13 @@ def pod(node: Any, name: str) -> Pod:
     return Pod(name, (Container("main", {node.resource: 1}),))
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [{}, {"allocation": "standalone-deferred", "device_list_strategy": ("cdi-cri",)}],
+    ids=["standalone", "standalone-deferred"],
+)
 async def test_a_private_directory_is_emptied_for_a_new_pod_and_kept_for_the_same(
-    node: Any, monkeypatch: pytest.MonkeyPatch
+    node: Any, monkeypatch: pytest.MonkeyPatch, mode: dict[str, Any]
 ) -> None:
     plain = MockNode.edits
 
@@ -29,17 +34,19 @@ async def test_a_private_directory_is_emptied_for_a_new_pod_and_kept_for_the_sam
     host = node.root / "host"
     host.mkdir()
     node.start_agent(
-        {"profile": "small", "deviceSplitCount": 1}, host_root=str(host), reconcile=30.0
+        {"profile": "small", "deviceSplitCount": 1}, host_root=str(host), reconcile=30.0, **mode
     )
     await node.kubelet.wait_registered(node.resource)
     first, second = pod(node, "one"), pod(node, "two")
     assert isinstance(await node.kubelet.admit(first), Admitted)
     assert isinstance(await node.kubelet.admit(second), Admitted)
+    for started in (first, second):
+        await node.kubelet.start_container(started.uid, "main")
     for folder in (host / "caches").iterdir():
         (folder / "x.cache").write_text("secret")
         (folder / "deep").mkdir()
         (folder / "link").symlink_to("/etc/passwd")
-    await node.kubelet.start_container(first.uid, "main")
+    await node.kubelet.restart_container(first.uid, "main")
     assert len(list((host / "caches").glob("*/x.cache"))) == 2
     ids = node.kubelet.held(first.uid, "main")[node.resource]
     await node.kubelet.allocate(node.resource, ids)  # kubelet asks again for a pod that runs
