@@ -446,7 +446,21 @@ class VendorRuntime:
         table = splitting.split(plan, snapshot, former)
         if self._announce is not None and plan.keys is not None:
             return table  # schedulers decide on shares, and ids are only counted
-        return splitting.withhold(table, plan.split, self._held(plan.resource))
+        return splitting.withhold(
+            table, plan.split, self._held(plan.resource), tuple(self._elsewhere(plan))
+        )
+
+    def _elsewhere(self, plan: ResourcePlan) -> Iterator[splitting.VirtualDevice]:
+        """What containers hold of the plan's devices by the name of a resource that is served no
+        more, as after it was renamed.
+        """
+        for name, table in self._former.items():
+            if name == plan.resource or name in self._served:
+                continue
+            held = self._held(name)
+            for item in table.virtual.values():
+                if item.uuid in plan.devices and (held is None or item.id in held):
+                    yield item
 
     def _held(self, resource: str) -> set[str] | None:
         """The ids that containers held at the last look; None before the first."""
@@ -676,7 +690,7 @@ class VendorRuntime:
         for name, served in self._served.items():
             table, plan = served.resource.table, served.allocator.plan
             former, held = _surplus(table, plan), self._held(name) or set()
-            if not former:
+            if not former and not table.withheld:
                 continue
             waited = table.withheld.keys() if self._announce is None else former.keys()
             kept = {i: item for i, item in former.items() if i in held or i not in waited}

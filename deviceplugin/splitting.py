@@ -7,7 +7,7 @@ up in the table made here, never taken apart: a uuid may contain a separator.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from types import MappingProxyType
@@ -56,30 +56,38 @@ def split(
     return Table(plan.resource, MappingProxyType(virtual), MappingProxyType(chosen))
 
 
-def withhold(table: Table, present: Split, held: Collection[str] | None) -> Table:
+def withhold(
+    table: Table,
+    present: Split,
+    held: Collection[str] | None,
+    elsewhere: Sequence[VirtualDevice] = (),
+) -> Table:
     """The table with what a change of split keeps back.
 
     Ids of a former split are handed out no more. Those of the `present` one are handed out as far
     as the former ones that are still held leave room on their device, so that shares of both never
     add up to more than there is. `held` are the ids that containers hold; while that is not known
-    (None), every former id counts as held.
+    (None), every former id counts as held. `elsewhere` are shares of the same devices that are held
+    by another resource's name, as after it was renamed: they take their room, too.
     """
     withheld: dict[str, str] = {}
     shares: dict[str, list[VirtualDevice]] = {}
     for item in table.virtual.values():
         shares.setdefault(item.uuid, []).append(item)
-    for items in shares.values():
+    for uuid, items in shares.items():
         former = [item for item in items if item.split != present]
-        if not former:
+        renamed = [item for item in elsewhere if item.uuid == uuid]
+        if not former and not renamed:
             continue
-        busy = [item for item in former if held is None or item.id in held]
+        busy = [item for item in former if held is None or item.id in held] + renamed
         mine = [item for item in items if item.split == present]
         free = [item for item in mine if held is None or item.id not in held]
         left = 1 - sum(Fraction(1, item.split.count) for item in busy)
         room = max(0, int(left * present.count) - (len(mine) - len(free)))
         withheld |= dict.fromkeys(
             (item.id for item in free[room:]),
-            f"{len(busy)} containers' shares of a former split are still held on its device",
+            f"{len(busy)} containers' shares of a former split are still held on its device"
+            + (", some by another resource's name" if renamed else ""),
         )
         withheld |= dict.fromkeys(
             (item.id for item in former if item not in busy),

@@ -101,6 +101,36 @@ async def test_another_agent_with_another_split_knows_the_shares_of_the_one_befo
     await eventually(lambda: node.kubelet.allocatable()[node.resource] == 19)
 
 
+@pytest.mark.parametrize("restart", [False, True], ids=["reload", "restart"])
+async def test_a_renamed_resource_counts_what_is_held_by_its_old_name(
+    node: Any, eventually: Callable[..., Any], restart: bool
+) -> None:
+    """The same cards, and the same containers on them."""
+    agent = node.start_agent(section(10))
+    await node.kubelet.wait_registered(node.resource)
+    pod, held = await admitted(node, "some", 15)
+    await eventually(lambda: agent.runtimes["mock"].tables())
+    new = "mock.deviceplugin.dev/gpu.shared"
+    if restart:
+        await node.stop_agent(agent)
+        node.start_agent(section(5, resource=new))
+    else:
+        path = node.config_file(section(5, resource=new))
+        agent.apply(load(node.arguments(config_file=path), {"NODE_NAME": "node-a"}).config)
+    await node.kubelet.wait_registered(new)
+    full, half = (sum(i.startswith(uuid) for i in held) for uuid in uuids(node, new))
+    # A fifth needs two free tenths of a card.
+    expected = (10 - full) // 2 + (10 - half) // 2
+    await eventually(lambda: node.kubelet.allocatable()[new] == expected)
+    assert node.kubelet.capacity()[new] == 10
+    node.kubelet.finish_pod(pod.uid)
+    await eventually(lambda: node.kubelet.allocatable()[new] == 10)
+
+
+def uuids(node: Any, resource: str) -> list[str]:
+    return sorted({i.rpartition("-")[0] for i in node.kubelet.devices(resource)})
+
+
 async def test_an_allocation_under_way_is_answered_before_a_reload_closes_its_socket(
     node: Any, eventually: Callable[..., Any]
 ) -> None:

@@ -130,3 +130,21 @@ def test_a_share_that_is_held_leaves_room_for_the_rest() -> None:
     assert [i for i in shown.virtual if i not in shown.withheld] == ["u-0", "u-1", *held]
     assert "3 containers' shares" in shown.withheld["u-2"]
     assert not set(withhold(table, narrow, None).virtual) - {*held, *shown.withheld, "u-0", "u-1"}
+
+
+@given(old=SPLITS, new=SPLITS, data=st.data())
+def test_what_is_held_by_another_name_takes_its_room(
+    old: Split, new: Split, data: st.DataObject
+) -> None:
+    snapshot = Snapshot((PhysicalDevice("u", "0", "M", 1000), PhysicalDevice("v", "1", "M", 1000)))
+    before = split(ResourcePlan("a.b/c", ("u", "v"), old), snapshot)
+    held = data.draw(st.sets(st.sampled_from(list(before.virtual))))
+    plan = ResourcePlan("a.b/d", ("u", "v"), new)
+    whole = split(plan, snapshot)
+    shown = withhold(whole, new, set(), [before.virtual[identity] for identity in held])
+    assert shown.virtual == whole.virtual
+    for uuid in ("u", "v"):
+        taken = sum(before.virtual[identity].uuid == uuid for identity in held)
+        free = [i for i, x in shown.virtual.items() if x.uuid == uuid and i not in shown.withheld]
+        room = 1 - Fraction(taken, old.count)
+        assert Fraction(len(free), new.count) <= room < Fraction(len(free) + 1, new.count)
