@@ -19,6 +19,7 @@ class Pods:
             api, PODS, pod, self._seen, field_selector=f"spec.nodeName={node}"
         )
         self._by_uid: dict[str, Pod] = {}
+        self._arrived: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Pod]:
         return iter(tuple(self._reflector.objects.values()))
@@ -50,6 +51,13 @@ class Pods:
         """The pod of that uid."""
         return self._by_uid.get(uid)
 
+    def arrival(self, uid: str) -> int:
+        """A number that is lower for pods that came to this node earlier, and equal for those that
+        were there when the watch began. It is the order in which kubelet, whose watch is the same,
+        hears of them.
+        """
+        return self._arrived.get(uid, self._reflector.moment)
+
     async def news(self, seconds: float) -> None:
         """Wait for any change, at most so long."""
         await self._reflector.news(seconds)
@@ -76,6 +84,9 @@ class Pods:
     def _seen(self, change: Change[Pod]) -> None:
         if change.old is not None and self._by_uid.get(change.old.uid) == change.old:
             del self._by_uid[change.old.uid]
+            if change.new is None or change.new.uid != change.old.uid:
+                self._arrived.pop(change.old.uid, None)
         if change.new is not None:
             self._by_uid[change.new.uid] = change.new
+            self._arrived.setdefault(change.new.uid, self._reflector.moment)
         self._changed(change)

@@ -63,6 +63,8 @@ class Reflector(Generic[T]):
         self.objects: dict[str, T] = {}
         self.changes = 0
         """Goes up with every change and every whole list."""
+        self.moment = 0
+        """Goes up with every event and every whole list: what came in one moment has no order."""
         self.synced = False
         """Whether a whole list has been seen since the start."""
         self.problem = ""
@@ -278,6 +280,7 @@ class Reflector(Generic[T]):
         self._set(key, self._projected(item))
 
     def _replace(self, found: dict[str, T], version: str) -> None:
+        self.moment += 1
         # A server that was restored from a backup counts anew.
         self._learned.clear()
         self._heard = int(version) if version.isdecimal() else 0
@@ -296,6 +299,7 @@ class Reflector(Generic[T]):
             if int(version) < learned:
                 return
             del self._learned[key]
+        self.moment += 1
         self._set(key, new)
 
     def _reach(self, version: str) -> None:

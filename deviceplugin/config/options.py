@@ -211,7 +211,7 @@ OPTIONS: tuple[Option, ...] = (
         choice("refuse", "verify"),
         "refuse",
         "With scheduled-locked, where no lock names a pod (Volcano): refuse, or take the pod that "
-        "was bound first and verify it before it starts.",
+        "came first and verify it before it starts.",
     ),
     Option(
         ("--enable-topology-score",),

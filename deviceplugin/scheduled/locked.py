@@ -253,15 +253,17 @@ class Locked:
             return self._next(pod, ask)
         if lock is None and self._lockless != "verify":
             return None, "the node has no lock; for schedulers without one set lockless: verify"
+        # Kubelet admits pods one after the other as they come; several are bound in one second, and
+        # the second is written down before the pod is bound.
         waiting = [
-            (_bind_time(pod), pod.key, found)
+            (self._node.pods.arrival(pod.uid), _bind_time(pod), pod.key, found)
             for pod in self._node.pods
             if pod.phase == "Pending" and pod.annotations.get(BIND_PHASE) == WAITING_PHASES[0]
             if (found := self._next(pod, ask)[0]) is not None
         ]
         if not waiting:
             return None, "no pod here waits for as many devices"
-        return min(waiting, key=lambda item: item[:2])[2], ""
+        return min(waiting, key=lambda item: item[:3])[3], ""
 
     def _next(self, pod: Pod, ask: Ask) -> tuple[Next | None, str]:
         """The pod's next container, or why there is none for this request."""

@@ -37,6 +37,11 @@ class Habit(enum.Enum):
     VOLCANO = "volcano"
 
 
+def now() -> int:
+    """Seconds since the epoch."""
+    return int(time.time())
+
+
 class LockHeldError(Exception):
     """The node is locked for another pod; a real scheduler tries again later."""
 
@@ -64,7 +69,7 @@ class ScriptedScheduler:
 
     def filter(self, namespace: str, name: str, *wishes: Wish) -> None:
         """Write the decision to the pod."""
-        annotations: dict[str, str] = {VGPU_NODE: self.node, VGPU_TIME: str(int(time.time()))}
+        annotations: dict[str, str] = {VGPU_NODE: self.node, VGPU_TIME: str(now())}
         for wish in wishes:
             text = poddevices.encode(wish.containers, wish.keys.allocated)
             annotations[wish.keys.allocated] = text
@@ -80,7 +85,7 @@ class ScriptedScheduler:
         """Lock where the habit has it so, say so, and bind. Raises `LockHeldError`."""
         if self.habit is Habit.HAMI28:
             self.lock(namespace, name)
-        self._patch(namespace, name, {BIND_PHASE: "allocating", BIND_TIME: str(int(time.time()))})
+        self._patch(namespace, name, {BIND_PHASE: "allocating", BIND_TIME: str(now())})
         binding = {
             "apiVersion": "v1",
             "kind": "Binding",

@@ -364,6 +364,27 @@ async def test_a_scheduler_without_a_lock_is_refused_or_verified(cluster: Cluste
     assert seen(cluster, outcome.containers["c0"]) == gets(100, 1, a)
 
 
+async def test_pods_bound_in_one_second_are_served_in_the_order_in_which_kubelet_hears_of_them(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the pods of a job under Volcano; what a scheduler writes down of the time may even say
+    the contrary, because the pods are bound after it.
+    """
+    cluster.start_agent(SMALL, **LOCKED, lockless="verify")
+    a, b = await cluster.ready(KEYS, RESOURCE)
+    clock = iter([1000, 1000, 1000, 1000, 1000, 999])  # of the decision and of the bind, by pod
+    monkeypatch.setattr("deviceplugin.testing.scheduling.now", lambda: next(clock))
+    grants = {"z": (a, 100, 1), "m": (b, 200, 2), "a": (a, 300, 3)}
+    for name, grant in grants.items():
+        cluster.create(manifest(RESOURCE, name, {"c0": 1}))
+        await cluster.place(Habit.VOLCANO, KEYS, name, devices(KEYS, grant))
+    for name in grants:
+        assert await cluster.admit("default", name) is None
+    for name, (uuid, memory, cores) in grants.items():
+        config = await cluster.start("default", name, "c0", 5.0)
+        assert seen(cluster, config) == gets(memory, cores, uuid)
+
+
 async def test_nobody_starts_with_what_the_last_holder_of_the_same_ids_was_given(
     cluster: Cluster,
 ) -> None:
