@@ -38,11 +38,11 @@ def due(node: NodeRecord, backends: Backends, now: datetime) -> dict[str, str]:
             continue
         if word in handshake.SILENT:
             continue
-        verdict = handshake.judge(
-            node.facts.annotations.get(keys.handshake),
-            now,
-            allocatable=node.facts.allocatable.get(backend.resources.count, 0),
-        )
+        said = node.facts.annotations.get(keys.handshake)
+        if handshake.spoke_lately(said, now):
+            continue
+        offered = node.facts.allocatable.get(backend.resources.count, 0)
+        verdict = handshake.judge(said, now, allocatable=offered)
         if verdict.write is not None:
             found[keys.handshake] = handshake.encode(verdict.write)
     return found

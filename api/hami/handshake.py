@@ -29,6 +29,7 @@ __all__ = [
     "encode",
     "judge",
     "judge_counted",
+    "spoke_lately",
 ]
 
 TIMEOUT: Final = timedelta(seconds=60)
@@ -120,6 +121,13 @@ def judge(text: str | None, now: datetime, *, allocatable: int) -> Verdict:
     if found.state is State.DELETED and allocatable > 0:
         return Verdict(Action.LOAD, Handshake(State.REQUESTING, now))
     return Verdict(Action.KEEP)
+
+
+def spoke_lately(text: str | None, now: datetime) -> bool:
+    """Whether the last word is an agent's and not a minute old: it need not be asked yet."""
+    found = decode(text)
+    age = _age(found.at, now) if found is not None and found.state is State.REPORTED else None
+    return age is not None and age < TIMEOUT
 
 
 def judge_counted(text: str | None, now: datetime, *, allocatable: int, seen: int) -> Verdict:
