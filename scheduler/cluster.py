@@ -241,6 +241,20 @@ class Cluster:
         found = [self.backends[w] for w in words if self.backends[w].keys.register in told]
         return next(filter(None, (withdrawal(record, backend) for backend in found)), "")
 
+    def strays(self, uid: str) -> tuple[str, ...]:
+        """The devices that a pod holds and that its node does not tell of, although it tells of
+        others of their word: they were given new uuids, or are gone, and count nowhere.
+        """
+        holding = self.holding(uid)
+        node = self._nodes.get(holding.node) if holding is not None else None
+        if holding is None or node is None or node.bare is None:
+            return ()
+        found: list[str] = []
+        for word, items in holding.held.items():
+            if known := {card.uuid for card in node.bare.cards.get(word, ())}:
+                found += (d.uuid for item in items for d in item.devices if d.uuid not in known)
+        return tuple(found)
+
     def view(self, name: str, without: Iterable[str] = ()) -> NodeView | None:
         """A node with everything in use but what the pods with these uids hold; None for a node
         that is not there.

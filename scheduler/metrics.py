@@ -322,6 +322,7 @@ FACTS = {
     "lock_oldest_wait_seconds": "Since the first of them began to wait.",
     "events_waiting": "Events about pods that are still to be written.",
     "slipped_pods": "Pods that came past the webhook and are still there.",
+    "stray_devices": "Devices that pods hold and that their nodes do not tell of.",
     "unreadable_nodes": "Nodes with annotations of devices that cannot be read.",
 }
 TOTALS = {

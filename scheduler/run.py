@@ -124,6 +124,7 @@ class Scheduler:
             "lock_oldest_wait_seconds": self.locks.oldest(),
             "events_waiting": self.events.waiting,
             "slipped_pods": len(self.sweep.found),
+            "stray_devices": sum(map(len, self.watching.strays.values())),
             "unreadable_nodes": sum(1 for n in self.cluster.names() if self.cluster.problems(n)),
         }
         totals = {

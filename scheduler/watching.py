@@ -11,7 +11,7 @@ import structlog
 
 from deviceplugin.apiserver.client import NODES, PODS, QUOTAS, Api
 from deviceplugin.apiserver.reflector import Change, Reflector
-from deviceplugin.scheduler.cluster import Cluster
+from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.nodes import NodeRecord, node_record
 from deviceplugin.scheduler.pods import PodRecord, pod_record
 from deviceplugin.scheduler.quota import QuotaRecord, Quotas, quota_record
@@ -43,6 +43,8 @@ class Watching:
         self.limits = Reflector[QuotaRecord](api, QUOTAS, quota_record, self._quota_changed)
         self.drift = 0
         """Nodes that were found to be kept wrongly, so far."""
+        self.strays: dict[str, tuple[str, ...]] = {}
+        """Devices that pods hold and that their nodes did not tell of at the last look, by uid."""
         self._problems: dict[str, tuple[str, ...]] = {}
         self._log = structlog.get_logger()
 
@@ -120,13 +122,17 @@ class Watching:
         """
         cluster = self._cluster
         seen = {record.uid: record for record in self.pods.objects.values()}
-        unseen = set()
+        unseen, strays = set(), {}
         for number, holding in enumerate(tuple(cluster.holdings())):
             self._checked(holding.node, partial(cluster.uncounted, holding.uid))
+            if found := cluster.strays(holding.uid):
+                strays[holding.uid] = found
+                self._strayed(holding, found)
             if holding.uid not in seen and cluster.bound(holding.uid):
                 unseen.add(holding.uid)
             if number % PODS_AT_ONCE == 0:
                 await asyncio.sleep(PAUSE_SECONDS)
+        self.strays = strays
         for uid in unseen & before:
             self._checked(cluster.bound(uid), partial(self._dropped, uid))
         for number, record in enumerate(tuple(seen.values())):
@@ -135,6 +141,15 @@ class Watching:
             if number % PODS_AT_ONCE == 0:
                 await asyncio.sleep(PAUSE_SECONDS)
         return frozenset(unseen)
+
+    def _strayed(self, holding: Holding, devices: tuple[str, ...]) -> None:
+        if devices != self.strays.get(holding.uid):
+            self._log.warning(
+                "a pod holds devices that its node does not tell of: they count nowhere",
+                pod=f"{holding.namespace}/{holding.name}",
+                node=holding.node,
+                devices=", ".join(devices),
+            )
 
     def _dropped(self, uid: str) -> bool:
         self._cluster.drop_pod(uid)

@@ -170,7 +170,7 @@ class Bench:
         answer = await self.post(f"{address}/bind", body)
         return str(answer["Error"])
 
-    async def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
         """Wait until a condition holds. Raises `TimeoutError`."""
         async with asyncio.timeout(seconds):
             while not condition():

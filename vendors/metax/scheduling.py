@@ -32,6 +32,7 @@ from deviceplugin.vendor.scheduling import (
     SchedulingBackend,
     SchedulingSettings,
     taken,
+    whole,
 )
 from deviceplugin.vendors.metax import annotations as words
 from deviceplugin.vendors.metax.choosing import (
@@ -212,7 +213,7 @@ class Sgpus:
                 )
         else:
             mib = number * GIB_IN_MIB
-        if number < 0 or mib > INT32:
+        if number < 0 or mib > INT32 or whole(text) is None:
             raise RefusedError(
                 f"container {container.name}: {name} is {text!r:.40}: write GiB, or a number with "
                 "Mi or Gi, of at most one card"
