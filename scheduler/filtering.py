@@ -145,7 +145,8 @@ def choose(
             continue
         if scored:  # others of its shape will ask
             tried.fits[name] = found
-        search.take(name, _if_allowed(cluster, wanted, found, allowed))
+        if search.is_better(found.placement.score):
+            search.take(name, _if_allowed(cluster, wanted, found, allowed))
     if search.best is not None:
         return replace(search.best, passed=len(search.refused) + len(tried.unfit))
     reasons = _reasons(cluster, wanted, names, search.refused, tried.unfit)
