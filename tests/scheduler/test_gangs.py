@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -136,6 +137,25 @@ async def test_members_that_find_no_place_any_more_give_up_the_one_that_they_had
         assert (await bench.filter(address, name, []))["NodeNames"] is None
     assert list(made.cluster.holdings()) == []
     assert made.cluster.view("a").cards["NVIDIA"][0].used == 0
+
+
+async def test_members_that_nobody_comes_back_to_make_room_for_another_group(
+    bench: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kube-scheduler gave the group up and forgot it: half of it was never placed."""
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    made, address = await bench.scheduler()
+    for name in ("first", "second"):
+        bench.server.create("pods", make.pod(name, memory=600))
+    assert (await bench.filter(address, "first", ["a"]))["NodeNames"] == ["a"]
+    assert (await bench.filter(address, "second", ["a"]))["NodeNames"] is None
+    later = time.monotonic() + made.settings.decisions_lapse_after
+    monkeypatch.setattr(made.decisions, "_monotonic", lambda: later)
+    made.decisions.lapse()
+    assert (await bench.filter(address, "second", ["a"]))["NodeNames"] == ["a"]
+    assert "does not fit on node a now" in await bench.bind(address, "first", "a")
+    assert await bench.bind(address, "second", "a") == ""
+    assert [holding.name for holding in made.cluster.holdings()] == ["second"]
 
 
 async def test_members_that_cannot_be_bound_in_time_leave_neither_lock_nor_devices(
