@@ -18,7 +18,7 @@ from deviceplugin.scheduler import nodelock as locking
 from deviceplugin.scheduler.settings import SchedulerSettings
 
 MEMBERS = 40
-PATIENT = SchedulerSettings(bind_patience=60.0)
+PATIENT = SchedulerSettings(bind_patience=100.0)
 
 
 async def placed(bench: Any, make: Any, address: str, members: int = MEMBERS) -> list[str]:
