@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from deviceplugin.scheduler.settings import SchedulerSettings
 
 __all__ = [
+    "OPTION_NAMES",
     "SWITCH",
     "Deciding",
     "Labels",
@@ -90,6 +91,17 @@ OPTIONS = (
         **SWITCH,
     ),
 )
+
+
+OPTION_NAMES = (
+    "scheduler_name",
+    "node_policy",
+    "card_policy",
+    "device_config_file",
+    "node_labels",
+    "takes_default",
+)
+"""Under which their values come to a command."""
 
 
 def deciding_options(command: F) -> F:

@@ -1,4 +1,4 @@
-"""``deviceplugin doctor``: what is wrong with this node."""
+"""``deviceplugin doctor``: what is wrong with this node, or with the cluster."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deviceplugin.cli.config import config_options
+from deviceplugin.cli.deciding import OPTION_NAMES, deciding_options
+from deviceplugin.cli.reach import reach, reaching_options
 
 if TYPE_CHECKING:
     from deviceplugin.doctor.cluster import Cluster
+    from deviceplugin.doctor.fleet.scene import FleetScene
     from deviceplugin.hook.manifest import Manifest
+
+DECIDING = ("kubeconfig", "context", *OPTION_NAMES)
 
 
 def _explain(ctx: click.Context, _: click.Parameter, identity: str | None) -> None:
@@ -33,6 +38,13 @@ def _explain(ctx: click.Context, _: click.Parameter, identity: str | None) -> No
 
 
 @click.command()
+@click.option(
+    "--cluster",
+    "whole",
+    is_flag=True,
+    help="Look at the whole cluster instead of this node, from anywhere: give the scheduler's "
+    "options.",
+)
 @click.option(
     "--explain",
     metavar="ID",
@@ -53,7 +65,8 @@ def _explain(ctx: click.Context, _: click.Parameter, identity: str | None) -> No
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Take node and pods from this file instead of asking the API server: "
-    '{"node": ..., "pods": [...]}, or a List as kubectl get -o json writes it.',
+    '{"node": ..., "pods": [...]}, or a List as kubectl get -o json writes it; with --cluster what '
+    "`deviceplugin snapshot` wrote.",
 )
 @click.option(
     "--manifest",
@@ -72,32 +85,42 @@ def _explain(ctx: click.Context, _: click.Parameter, identity: str | None) -> No
     show_default=True,
     help="table: for people, worst first. plain: one line a finding, fields between tabs.",
 )
+@reaching_options
+@deciding_options
 @config_options
 def doctor(
+    whole: bool,
     strict: bool,
     only: Sequence[str],
     snapshot: Path | None,
     manifests: Sequence[Path],
     no_probe: bool,
     output: str,
-    **values: object,
+    **values: Any,
 ) -> None:
-    """Look for what keeps pods on this node from getting their devices, or limits from holding.
+    """Look for what keeps pods on this node from getting their devices, or limits from holding;
+    with --cluster for what keeps them from it anywhere.
 
-    Run it with the options of the agent; it changes nothing. Exit codes: 0 no errors (with
-    --strict: and no warnings), 1 some, 2 wrong usage.
+    Run it with the options of the agent, with --cluster those of the scheduler; it changes nothing.
+    Exit codes: 0 no errors (with --strict: and no warnings), 1 some, 2 wrong usage.
     """
     from deviceplugin.cli import findings
     from deviceplugin.cli.scene import scene_of
     from deviceplugin.doctor.examine import GROUPS, examine
+    from deviceplugin.doctor.fleet import examine as fleet
     from deviceplugin.doctor.model import Severity
 
-    names = [group.name for group in GROUPS]
+    groups = fleet.GROUPS if whole else GROUPS
+    names = [group.name for group in groups]
     if strange := sorted(set(only) - set(names)):
         raise click.BadParameter(f"no group {strange[0]}; known are {', '.join(names)}")
-    manifest, cluster = _manifest(manifests), _cluster(snapshot)
-    scene = scene_of(values, os.environ, manifest, cluster, probe=not no_probe)
-    report = examine(scene, only)
+    given = {key: values.pop(key) for key in DECIDING}
+    if whole:
+        report = examine(_fleet(snapshot, given), only, groups)
+    else:
+        manifest, cluster = _manifest(manifests), _cluster(snapshot)
+        scene = scene_of(values, os.environ, manifest, cluster, probe=not no_probe)
+        report = examine(scene, only, groups)
     click.echo(findings.RENDERERS[output](report))
     refused = (Severity.ERROR, Severity.WARNING) if strict else (Severity.ERROR,)
     sys.exit(1 if any(map(report.count, refused)) else 0)
@@ -123,3 +146,21 @@ def _cluster(snapshot: Path | None) -> Cluster | None:
         return SnapshotCluster.read(snapshot)
     except SnapshotError as error:
         raise click.BadParameter(str(error), param_hint="--snapshot") from None
+
+
+def _fleet(snapshot: Path | None, values: dict[str, Any]) -> FleetScene:
+    """The cluster, and whom to ask more where it is there to be asked."""
+    from datetime import UTC, datetime
+
+    from deviceplugin.cli.explain import world_of
+    from deviceplugin.doctor.fleet.scene import ApiAsking, FleetScene
+
+    asking = None
+    if snapshot is None:
+        asking = ApiAsking(reach(values["kubeconfig"], values["context"]))
+    world = world_of(snapshot, values)
+    try:
+        taken = datetime.fromisoformat(world.taken_at)
+    except ValueError:
+        taken = datetime.now(UTC)
+    return FleetScene(world, taken, asking)

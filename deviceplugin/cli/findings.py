@@ -13,6 +13,7 @@ import click
 
 from deviceplugin.cli.text import WIDEST, clean, dim, several, wrapped
 from deviceplugin.doctor.examine import GROUPS
+from deviceplugin.doctor.fleet import examine as fleet
 from deviceplugin.doctor.model import Finding, Report, Severity, Topic
 
 __all__ = ["RENDERERS", "explained", "summary"]
@@ -110,7 +111,7 @@ def explained(topic: Topic) -> str:
 
 def _worst_first(findings: Sequence[Finding]) -> list[str]:
     """The groups, by their worst finding, then by how many there are, then in their own order."""
-    order = {group.name: position for position, group in enumerate(GROUPS)}
+    order = {group.name: position for position, group in enumerate((*GROUPS, *fleet.GROUPS))}
     worst = {f.group: f.severity.rank for f in reversed(findings)}
     count = Counter((finding.group, finding.severity.rank) for finding in findings)
     return sorted(

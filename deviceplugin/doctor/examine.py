@@ -18,6 +18,7 @@ from deviceplugin.doctor import (
     runtime,
     system,
 )
+from deviceplugin.doctor.fleet import examine as fleet
 from deviceplugin.doctor.model import (
     Finding,
     Group,
@@ -27,7 +28,6 @@ from deviceplugin.doctor.model import (
     Skipped,
     Topic,
 )
-from deviceplugin.doctor.scene import Scene
 
 __all__ = ["CHECK_FAILED", "GROUPS", "catalogue", "examine"]
 
@@ -58,15 +58,18 @@ CHECK_FAILED = Topic(
 
 
 def catalogue() -> dict[str, Topic]:
-    """Everything that is looked for, by id."""
-    topics = (CHECK_FAILED, *(topic for group in GROUPS for topic in group.topics))
+    """Everything that is looked for, on a node or in a cluster, by id."""
+    groups = (*GROUPS, *fleet.GROUPS)
+    topics = (CHECK_FAILED, *(topic for group in groups for topic in group.topics))
     return {topic.id: topic for topic in topics}
 
 
 def examine(
-    scene: Scene, only: Collection[str] = (), groups: Sequence[Group[Any]] = GROUPS
+    scene: Any, only: Collection[str] = (), groups: Sequence[Group[Any]] = GROUPS
 ) -> Report:
-    """Look for everything, or for what the groups named by `only` look for. Blocking."""
+    """Look for everything, or for what the groups named by `only` look for. Blocking. `scene` is
+    what these groups go by.
+    """
     findings: list[Finding] = []
     skipped: list[Skipped] = []
     topics = 0

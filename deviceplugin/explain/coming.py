@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deviceplugin.explain.snapshot import Snapshot
-from deviceplugin.explain.victims import priority
 from deviceplugin.explain.world import World
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
-from deviceplugin.scheduler.pods import ENDED, pod_record
+from deviceplugin.scheduler.pods import ENDED, pod_record, priority_of
 from deviceplugin.scheduler.webhook import result_annotations
 
 __all__ = ["Comer", "comers", "waiting", "without"]
@@ -47,7 +46,7 @@ def waiting(world: World) -> list[Comer]:
             found.append(Comer(item, key))
     found.sort(
         key=lambda c: (
-            -priority(c.item),
+            -priority_of(c.item),
             str(c.item["metadata"].get("creationTimestamp") or ""),
             c.key,
         )

@@ -38,6 +38,7 @@ Json = Mapping[str, Any]
 
 WELL_KNOWN = frozenset(
     {
+        "gpu",  # by which HAMi's charts choose nodes
         "kubernetes.io/arch",
         "kubernetes.io/hostname",
         "kubernetes.io/os",

@@ -11,9 +11,10 @@ from typing import Any
 
 from deviceplugin.explain.judge import NodeVerdict
 from deviceplugin.explain.world import World
+from deviceplugin.scheduler import deciding
 from deviceplugin.scheduler.cluster import Holding
-from deviceplugin.scheduler.deciding import helps
 from deviceplugin.scheduler.filtering import Request
+from deviceplugin.scheduler.pods import priority_of
 from deviceplugin.vendor.scheduling import Unfit
 
 __all__ = ["Victims", "preempts_devices", "victims"]
@@ -46,11 +47,11 @@ def victims(
     """
     if (pod.get("spec") or {}).get("preemptionPolicy") == "Never":
         return None
-    mine = priority(pod)
+    mine = priority_of(pod)
     by_node: dict[str, list[Holding]] = {}
     for holding in world.cluster.holdings():
         other = world.pods.get(f"{holding.namespace}/{holding.name}")
-        if other is not None and priority(other) < mine:
+        if other is not None and priority_of(other) < mine:
             by_node.setdefault(holding.node, []).append(holding)
     found = []
     for name in _candidates(verdicts, by_node):
@@ -58,12 +59,6 @@ def victims(
         if gone:
             found.append(Victims(name, gone))
     return min(found, key=lambda one: (len(one.pods), one.node), default=None)
-
-
-def priority(pod: Json) -> int:
-    """The pod's, 0 where it has none."""
-    found = (pod.get("spec") or {}).get("priority")
-    return found if isinstance(found, int) else 0
 
 
 def preempts_devices(kubernetes: str) -> bool | None:
@@ -81,15 +76,8 @@ def _candidates(verdicts: Mapping[str, NodeVerdict], held: Iterable[str]) -> Ite
 
 
 def _least(world: World, wanted: Request, node: str, held: Iterable[Holding]) -> tuple[str, ...]:
-    """Which of these have to go, the least important first to; none where it is not enough."""
-    order = sorted(
-        held,
-        key=lambda h: (-priority(world.pods[f"{h.namespace}/{h.name}"]), h.namespace, h.name),
-    )
-    gone = {holding.uid for holding in order}
-    if not helps(world.cluster, world.quotas, wanted, node, gone):
-        return ()
-    for holding in order:
-        if helps(world.cluster, world.quotas, wanted, node, gone - {holding.uid}):
-            gone.remove(holding.uid)
-    return tuple(f"{h.namespace}/{h.name}" for h in order if h.uid in gone)
+    """Whom the extender would name of these; none where it is not enough."""
+    by_uid = {h.uid: f"{h.namespace}/{h.name}" for h in held}
+    order = sorted(by_uid, key=lambda uid: (priority_of(world.pods[by_uid[uid]]), uid))
+    gone = deciding.victims(world.cluster, world.quotas, wanted, node, (), order)
+    return tuple(by_uid[uid] for uid in gone or ())

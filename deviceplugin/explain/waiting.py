@@ -12,15 +12,15 @@ from deviceplugin.explain.facts import kube_schedulers_word, locks, nodes, wants
 from deviceplugin.explain.groups import Group, group
 from deviceplugin.explain.judge import NodeVerdict, judge, requested
 from deviceplugin.explain.remedies import remedies
-from deviceplugin.explain.victims import preempts_devices, priority, victims
+from deviceplugin.explain.victims import preempts_devices, victims
 from deviceplugin.explain.world import World
 from deviceplugin.placement.admit import admitted
 from deviceplugin.scheduler.filtering import Request
-from deviceplugin.scheduler.pods import ENDED
+from deviceplugin.scheduler.pods import ENDED, priority_of
 from deviceplugin.scheduler.slipped import Slip, Slipped
 from deviceplugin.vendor.scheduling import Obstacle
 
-__all__ = ["came_past", "waits"]
+__all__ = ["came_past", "verdict_of", "waits"]
 
 Json = Mapping[str, Any]
 
@@ -80,6 +80,13 @@ def came_past(world: World, pod: Json, past: Slipped) -> Account:
         verdicts=verdicts,
         wanted=wanted,
     )
+
+
+def verdict_of(world: World, wanted: Request, verdicts: Mapping[str, NodeVerdict]) -> str:
+    """Why no node serves a pod, in one sentence; empty where one does."""
+    if any(verdict.fits for verdict in verdicts.values()):
+        return ""
+    return _nowhere(verdicts, group(world, wanted, verdicts))
 
 
 def _answer(
@@ -147,7 +154,7 @@ def _preemption(
         return
     who = found.pods[0] if len(found.pods) == 1 else f"{len(found.pods)} pods ({found.pods[0]}, …)"
     yield (
-        f"its priority {priority(pod)} is above that of {who} on {found.node}, without which it "
+        f"its priority {priority_of(pod)} is above that of {who} on {found.node}, without which it "
         "would fit there"
     )
     counts, server = preempts_devices(world.kubernetes), world.kubernetes or "of unknown version"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from deviceplugin.doctor.examine import CHECK_FAILED, GROUPS, catalogue
+from deviceplugin.doctor.examine import CHECK_FAILED, catalogue
+from deviceplugin.doctor.examine import GROUPS as OF_NODES
+from deviceplugin.doctor.fleet.examine import GROUPS as OF_CLUSTERS
 
+GROUPS = (*OF_NODES, *OF_CLUSTERS)
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
 ROW = re.compile(r"^\| `(?P<id>[a-z-]+)` \| (?P<severity>\w+) \| (?P<title>.+) \|$", re.MULTILINE)
 

@@ -69,6 +69,8 @@ RESOURCES = (
         fields=_some("involvedObject.name", "involvedObject.kind", "reason", "type"),
     ),
     Resource("", "v1", "configmaps", "ConfigMap"),
+    Resource("", "v1", "services", "Service", subresources=_some("status")),
+    Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
     Resource("", "v1", "secrets", "Secret", fields=_some("type")),
     Resource("", "v1", "resourcequotas", "ResourceQuota", subresources=_some("status")),
     Resource("apps", "v1", "daemonsets", "DaemonSet", subresources=_some("status")),
