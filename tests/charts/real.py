@@ -428,7 +428,7 @@ class Story:
         }
         process = self.lab.start(
             "scheduler",
-            *_with(ours["args"], changed),
+            *with_flags(ours["args"], changed),
             command=(sys.executable, "-m", "deviceplugin"),
             KUBECONFIG=str(self.lab.kubeconfig("scheduler", self.token)),
             POD_NAMESPACE=NAMESPACE,
@@ -777,7 +777,7 @@ class Story:
         }
 
 
-def _with(args: list[str], changed: dict[str, str]) -> list[str]:
+def with_flags(args: list[str], changed: dict[str, str]) -> list[str]:
     """Flags with other values."""
     names = [arg.partition("=")[0] for arg in args]
     return [f"{n}={changed[n]}" if n in changed else a for n, a in zip(names, args, strict=True)]

@@ -485,7 +485,7 @@ def test_two_plugins_of_one_vendor() -> None:
         }
 
     theirs = plugin("nvidia-device-plugin", "nvcr.io/nvidia/k8s-device-plugin:v0.18.0")
-    ours = plugin("hami-device-plugin", "docker.io/projecthami/hami:v2.8.0")
+    ours = plugin("hami-device-plugin", "registry.example/projecthami/hami:v2.8.0")
     rdma = plugin("rdma", "k8s-rdma-shared-dev-plugin")
     idle = plugin("nvidia-old", "nvidia/k8s-device-plugin:v0.14", 0)
     found = report(Told({"daemonsets": [theirs, ours, rdma, idle]}), only=["nodes"])
