@@ -17,12 +17,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.presence import divides
 from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.series import ZONE, Labels, Names, Series, build_info
-from deviceplugin.vendor.scheduling import Card, Partition
+from deviceplugin.vendor.scheduling import Card
 from deviceplugin.version import __version__
 
 __all__ = ["Latencies", "Moment", "SchedulerMetrics", "exposed", "moment"]
@@ -38,7 +39,7 @@ class Moment:
     `answers` counts what the extender answered, by verb and outcome, `reasons` how many nodes were
     unfit for pods that found none, by reason. `facts` are single figures of our own by name, of
     now, and `totals` those of all that was so far. `quotas` are namespace, resource, limit and use,
-    a limit of 0 where there is none; `partitions` are node, card and what it is divided into.
+    a limit of 0 where there is none; `backends` say what cards are divided into.
     """
 
     views: Mapping[str, NodeView]
@@ -46,7 +47,7 @@ class Moment:
     answers: Mapping[tuple[str, str], int]
     facts: Mapping[str, float]
     quotas: tuple[tuple[str, str, int, int], ...] = ()
-    partitions: tuple[tuple[str, Card, Partition], ...] = ()
+    backends: Backends = field(default_factory=lambda: MappingProxyType({}))
     reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     totals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -170,16 +171,8 @@ def moment(
         for namespace, resource, used in quotas.uses()
         if (namespace, resource) not in limited
     ]
-    partitions = tuple(
-        (name, card, partition)
-        for word, backend in cluster.backends.items()
-        if divides(backend)
-        for name, view in views.items()
-        for card in view.cards.get(word, ())
-        for partition in backend.partitions(card)
-    )
     holdings = tuple(cluster.holdings())
-    return Moment(views, holdings, dict(answers), dict(facts), tuple(limits), partitions)
+    return Moment(views, holdings, dict(answers), dict(facts), tuple(limits), cluster.backends)
 
 
 def exposed(now: Moment, names: Names) -> Iterator[Metric]:
@@ -190,7 +183,7 @@ def exposed(now: Moment, names: Names) -> Iterator[Metric]:
             yield _of_cards(row, row.old, ("nodeid", "deviceuuid", "deviceidx"), 0, now.views)
         if names.new:
             yield _of_cards(row, row.new, ("node", "device_uuid", "device_index"), 1, now.views)
-    yield from _partitions(now.partitions, names)
+    yield from _partitions(now.views, now.backends, names)
     yield from _pods(now.holdings, names)
     yield from _quotas(now.quotas, names)
     yield from _own(now)
@@ -215,7 +208,7 @@ def _cards(views: Mapping[str, NodeView]) -> Iterator[tuple[str, Card]]:
 
 
 def _partitions(
-    partitions: Iterable[tuple[str, Card, Partition]], names: Names
+    views: Mapping[str, NodeView], backends: Backends, names: Names
 ) -> Iterator[Metric]:
     text = "1 for a hardware partition that is in use, 0 for a free one beside it."
     found = []
@@ -225,11 +218,16 @@ def _partitions(
     if names.new:
         labels = ("node", "device_uuid", "device_index", "mig_name", "zone")
         found.append(Series("hami_node_gpu_mig_instance_info", text, labels))
-    for series in found:
-        for node, card, partition in partitions:
-            place = (node, card.uuid, str(card.device.index))
-            series.add((*place, partition.name, ZONE), int(partition.in_use))
-        yield series.metric
+    for word, backend in backends.items():
+        if not divides(backend):
+            continue
+        for node, view in views.items():
+            for card in view.cards.get(word, ()):
+                for partition in backend.partitions(card):
+                    place = (node, card.uuid, str(card.device.index), partition.name, ZONE)
+                    for series in found:
+                        series.add(place, int(partition.in_use))
+    yield from (series.metric for series in found)
 
 
 def _pods(holdings: Iterable[Holding], names: Names) -> Iterator[Metric]:
