@@ -154,23 +154,35 @@ class Cluster:
 
     # --- who reads it ----------------------------------------------------------------------------
 
-    def serve(
-        self, backends: Backends, nodes: Iterable[NodeRecord], pods: Iterable[PodRecord]
-    ) -> None:
-        """Be the same cluster as other backends read it: its `nodes` and `pods` anew, and what is
-        assumed, of words that are still there. Who counts what `changed` told has to begin anew.
-        Raises what a backend raises; then nothing has changed.
+    @classmethod
+    def of(
+        cls, backends: Backends, nodes: Iterable[NodeRecord], pods: Iterable[PodRecord]
+    ) -> Cluster:
+        """What these backends read of nodes and pods, worked out to the end. It may take seconds,
+        and any thread. Raises what a backend raises.
         """
-        fresh = Cluster(backends)
+        found = cls(backends)
         for node in nodes:
-            fresh.set_node(node)
-        for holding in self._seen.values():
-            if (kept := holding.of(backends)).held:
-                fresh._see(kept.uid, kept)
+            found.set_node(node)
         for pod in pods:
-            fresh.set_pod(pod)
+            found.set_pod(pod)
+        found._settle()
+        return found
+
+    def become(self, fresh: Cluster) -> None:
+        """Be the same cluster as other backends read it: `fresh`, with what is known here of pods
+        and with what is assumed, of words that are still there. Who counts what `changed` told has
+        to begin anew.
+        """
+        words = fresh.backends
+        for uid, known in self._seen.items():
+            kept = known.of(words)
+            told = fresh._seen.get(uid)
+            held = {**told.held, **kept.held} if told is not None else kept.held
+            if held and (told is None or told != kept):
+                fresh._see(uid, replace(kept, held=MappingProxyType(dict(held))))
         for holding in self._assumed.values():
-            if (kept := holding.of(backends)).held:
+            if (kept := holding.of(words)).held:
                 fresh.assume(kept)
         fresh._changed = self._changed
         vars(self).update(vars(fresh))

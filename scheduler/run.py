@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -90,14 +90,23 @@ class Scheduler:
             leading.is_leader,
         )
 
-    def serve(self, backends: Iterable[SchedulingBackend]) -> None:
+    async def serve(self, backends: Iterable[SchedulingBackend]) -> None:
         """Decide by these backends from now on: the cluster, the quotas and the webhook change
         together, in one turn of the loop, and nothing that was decided is lost. Raises what a
         backend raises; then the former ones stay.
         """
         by_word = _by_word(backends)
         nodes, pods = self.watching.nodes.objects, self.watching.pods.objects
-        self.cluster.serve(by_word, nodes.values(), pods.values())
+        nodes_then, pods_then = dict(nodes), dict(pods)
+        fresh = await asyncio.to_thread(
+            Cluster.of, by_word, nodes_then.values(), pods_then.values()
+        )
+        # From here on nothing else runs until all of it is done.
+        for node in _missed(nodes_then, nodes, lambda old: fresh.drop_node(old.name)):
+            fresh.set_node(node)
+        for pod in _missed(pods_then, pods, lambda old: fresh.drop_pod(old.uid)):
+            fresh.set_pod(pod)
+        self.cluster.become(fresh)
         self.quotas.serve(by_word, self.watching.limits.objects.values(), self.cluster.holdings())
         self.webhook.serve(by_word)
 
@@ -152,6 +161,23 @@ class Scheduler:
             group.create_task(_again("decisions", self.decisions.run))
             for name, run in beside.items():
                 group.create_task(_again(name, run))
+
+
+T = TypeVar("T")
+
+
+def _missed(
+    then: Mapping[str, T], now: Mapping[str, T], dropped: Callable[[T], None]
+) -> Iterator[T]:
+    """The objects that are there now and were not, or were others; `dropped` hears of those that
+    are there no more.
+    """
+    for key, old in then.items():
+        if now.get(key) is not old:
+            dropped(old)
+    for key, new in now.items():
+        if then.get(key) is not new:
+            yield new
 
 
 def _by_word(backends: Iterable[SchedulingBackend]) -> Backends:

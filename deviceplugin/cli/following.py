@@ -4,7 +4,7 @@ a bad one leaves the former in force, and either is told of.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -30,7 +30,7 @@ class Following:
 
     def __init__(
         self,
-        serve: Callable[[Sequence[SchedulingBackend]], None],
+        serve: Callable[[Sequence[SchedulingBackend]], Awaitable[None]],
         say: Callable[[str, str], None],
         metrics: CollectorRegistry,
     ) -> None:
@@ -57,9 +57,9 @@ class Following:
                 self._told("unchanged", refused=False)
                 self._log.info("the device configuration is as it is in force")
             case Reloaded():
-                self._take(outcome)
+                await self._take(outcome)
 
-    def _take(self, outcome: Reloaded) -> None:
+    async def _take(self, outcome: Reloaded) -> None:
         changes = differences(
             outcome.former.config.sections, outcome.loaded.config.sections, MOST_TOLD
         )
@@ -68,7 +68,7 @@ class Following:
             return
         try:
             found = backends_of(outcome.loaded, registry.load())
-            self._serve(found.backends)
+            await self._serve(found.backends)
         except Exception as error:
             self._log.exception("a vendor failed on the new device configuration")
             self._fail(str(error))

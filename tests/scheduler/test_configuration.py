@@ -330,7 +330,7 @@ async def test_a_bad_file_and_none_leave_the_former_one_in_force(live: Live, mak
 async def test_a_vendor_that_fails_on_the_new_file_leaves_the_former_one(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def serve(_: Any) -> None:
+    async def serve(_: Any) -> None:
         raise RuntimeError("a vendor's mistake")
 
     before = live.made.cluster.backends

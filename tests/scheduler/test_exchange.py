@@ -10,6 +10,7 @@ import pytest
 
 from deviceplugin import registry
 from deviceplugin.api.hami.keys import MUTEX_LOCK, VENDORS, VGPU_NODE
+from deviceplugin.scheduler.cluster import Cluster
 from deviceplugin.scheduler.settings import SchedulerSettings
 
 OTHER, OTHER_MEMORY = "example.com/gpu", "example.com/gpumem"
@@ -61,7 +62,7 @@ async def test_what_is_in_use_and_what_is_decided_stay_so_under_another_name(
     await bound(bench, address, "running")
     await bench.until(lambda: not made.cluster._assumed)
     await bench.filter(address, "decided", ["a"])
-    made.serve(backends("nvidia", section=RENAMED))
+    await made.serve(backends("nvidia", section=RENAMED))
     (card,) = made.cluster.view("a").cards["NVIDIA"]
     assert (card.used_memory_mib, card.used) == (7000, 2)
     assert made.quotas.used("default")[OTHER_MEMORY] == 7000
@@ -96,10 +97,10 @@ async def test_a_word_that_was_not_served_counts_from_the_moment_on_when_it_is(
     bench.server.create("nodes", described)
     made, _ = await bench.scheduler()
     assert "DCU" not in made.cluster.view("a").cards
-    made.serve(backends("nvidia", "hygon"))
+    await made.serve(backends("nvidia", "hygon"))
     (card,) = made.cluster.view("a").cards["DCU"]
     assert (card.used_memory_mib, card.used_cores) == (1024, 60)
-    made.serve(backends("nvidia"))
+    await made.serve(backends("nvidia"))
     assert "DCU" not in made.cluster.view("a").cards
     assert list(made.cluster.holdings()) == []
 
@@ -113,7 +114,7 @@ async def test_a_bind_that_waits_goes_on(bench: Any, make: Any) -> None:
     await bench.filter(address, "second", ["a"])
     waiting = asyncio.create_task(bench.bind(address, "second", "a"))
     await bench.until(lambda: made.locks.waiting)
-    made.serve(backends("nvidia", section=RENAMED))
+    await made.serve(backends("nvidia", section=RENAMED))
     bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: None}}})
     assert await waiting == ""
     assert {h.name for h in made.cluster.holdings()} == {"first", "second"}
@@ -127,7 +128,7 @@ async def test_a_filter_whose_write_fails_leaves_nothing_behind(bench: Any, make
     bench.server.faults.hold["patch", "pods"] = held = threading.Event()
     asked = asyncio.create_task(bench.filter(address, "p", ["a"]))
     await bench.until(lambda: list(made.cluster.holdings()))
-    made.serve(backends("nvidia", section=RENAMED))
+    await made.serve(backends("nvidia", section=RENAMED))
     assert [h.name for h in made.cluster.holdings()] == ["p"]
     held.set()
     assert (await asked)["Error"] != ""
@@ -149,9 +150,47 @@ async def test_a_backend_that_raises_changes_nothing(bench: Any, make: Any) -> N
 
     before = made.cluster.backends, made.cluster.view("a")
     with pytest.raises(RuntimeError, match="a vendor's mistake"):
-        made.serve([Broken()])
+        await made.serve([Broken()])
     assert (made.cluster.backends, made.cluster.view("a")) == before
     await bound(bench, address, "p")
+
+
+async def test_what_happens_while_everything_is_read_anew_counts(
+    bench: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "gone"):
+        bench.server.create("nodes", node(make, name, cards=1, memory=8000, deferred=True))
+    for name in ("stays", "leaves", "comes"):
+        bench.server.create("pods", make.pod(name, memory=1000))
+    made, address = await bench.scheduler()
+    for name in ("stays", "leaves"):
+        await bound(bench, address, name)
+    await bench.until(lambda: not made.cluster._assumed)
+    begun, go, real = threading.Event(), threading.Event(), Cluster.of
+
+    def slow(*given: Any) -> Cluster:
+        found = real(*given)
+        begun.set()
+        go.wait(30)
+        return found
+
+    monkeypatch.setattr(Cluster, "of", slow)
+    serving = asyncio.create_task(made.serve(backends("nvidia", section=RENAMED)))
+    await bench.until(begun.is_set)
+    bench.server.delete("pods", "leaves", "default")
+    bench.server.delete("nodes", "gone")
+    bench.server.create("nodes", node(make, "new", cards=1, memory=8000, deferred=True))
+    await bound(bench, address, "comes")
+    await bench.until(lambda: set(made.cluster.names()) == {"a", "new"})
+    await bench.until(lambda: {h.name for h in made.cluster.holdings()} == {"stays", "comes"})
+    go.set()
+    await serving
+    assert OTHER in made.cluster.backends["NVIDIA"].resources.names()
+    assert set(made.cluster.names()) == {"a", "new"}
+    assert {h.name for h in made.cluster.holdings()} == {"stays", "comes"}
+    (card,) = made.cluster.view("a").cards["NVIDIA"]
+    assert (card.used_memory_mib, card.used) == (2000, 2)
+    assert not made.cluster.drift("a")
 
 
 async def test_the_webhook_asks_the_new_backends(bench: Any, make: Any) -> None:
@@ -166,5 +205,5 @@ async def test_the_webhook_asks_the_new_backends(bench: Any, make: Any) -> None:
         return "patch" in answer["response"]
 
     assert (await named(make.pod("p")), await named(pod(make, "p", 1))) == (True, False)
-    made.serve(backends("nvidia", section=RENAMED))
+    await made.serve(backends("nvidia", section=RENAMED))
     assert (await named(make.pod("p")), await named(pod(make, "p", 1))) == (False, True)

@@ -160,7 +160,7 @@ async def test_partitions_are_told_by_profile_and_position_also_the_free_ones(
     annotations[REGISTER] = register.encode(devices)
     bench.server.create("nodes", item)
     made, address = await bench.scheduler()
-    made.serve(registry.load_scheduling(registry.load().vendors["nvidia"], section))
+    await made.serve(registry.load_scheduling(registry.load().vendors["nvidia"], section))
     for name in ("p", "q"):
         bench.server.create("pods", make.pod(name, memory=8000, cores=0))
         answer = await bench.filter(address, name, ["a"])
