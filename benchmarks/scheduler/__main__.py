@@ -112,6 +112,7 @@ def measured(root: Path, plan: Plan, amounts: Amounts, peer: str) -> list[Figure
         few = plan.nodes > LARGE
         filters = amounts.filters // 2 if few else amounts.filters
         pods = measuring.filters(figures, filters, 3 if few else amounts.rounds)
+        measuring.patches(figures, pods[0], filters)
         measuring.binds(figures, pods[: amounts.binds], deferred)
         measuring.webhooks(figures, amounts.webhooks)
         figures.memory_last = measuring.memory()
@@ -218,6 +219,8 @@ def tell(beside: Sequence[Figures]) -> None:
     without = times(lambda f: of_rounds(f.without, 0.5))
     told("filter, p50 / p99", rounds("filters"), times(lambda f: of_rounds(f.filters, 0.5)), "-")
     told("  without the PATCH", rounds("without"), without, targets.get("without", "-"))
+    p50, p99 = (quantile(first.patches, share) for share in (0.5, 0.99))
+    row("    of that: its sending, by itself", both(p50, p99), "", "", "-")
     told(
         "  of a pod that fits nowhere",
         all_of("nowhere"),

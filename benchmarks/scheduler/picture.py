@@ -8,9 +8,10 @@ from math import ceil, floor, log10
 
 from benchmarks.scheduler.measuring import Figures, of_rounds
 
-WIDTH, HEIGHT = 360, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 40, 44
-COLOURS = {"ours": "#0b6e4f", "HAMi v2.8.0": "#b5482a"}
+WIDTH, HEIGHT = 360, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 56, 44
+SERIES = (("ours", "#0b6e4f", 17), ("HAMi v2.8.0", "#b5482a", -8))
+"""Names, colours, and how far below its point a value stands: the peer is the upper line."""
 FONT = "font-family='Helvetica, Arial, sans-serif'"
 
 
@@ -71,7 +72,7 @@ def _panel(panel: Panel, found: Sequence[Figures], offset: int) -> str:
         for nodes in sorted({nodes for _, nodes, _ in shown})
     ]
     parts.append(_text((across.first + across.last) / 2, HEIGHT - 10, "nodes of 8 cards", "middle"))
-    for name, colour in COLOURS.items():
+    for number, (name, colour, below) in enumerate(SERIES):
         points = sorted((nodes, value) for one, nodes, value in shown if one == name)
         if not points:
             continue
@@ -80,16 +81,15 @@ def _panel(panel: Panel, found: Sequence[Figures], offset: int) -> str:
         for nodes, value in points:
             x, y = across.at(nodes), up.at(value)
             parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.5' fill='{colour}'/>")
-            parts.append(_text(x, y - 8, f"{value:.3g}", "middle", colour=colour))
-        nodes, value = points[-1]
-        parts.append(_text(across.last + 16, up.at(value) + 16, name, "end", colour=colour))
+            parts.append(_text(x, y + below, _shown(value), "middle", colour=colour))
+        parts.append(_text(offset + LEFT + 70 * number, 38, name, weight="bold", colour=colour))
     for nodes, value in panel.targets:
         x, y = across.at(nodes), up.at(value)
         parts.append(
             f"<line x1='{x - 14:.1f}' y1='{y:.1f}' x2='{x + 14:.1f}' y2='{y:.1f}' stroke='#333333' "
             "stroke-width='2' stroke-dasharray='4 2'/>"
         )
-        parts.append(_text(x, y + 13, f"target {value:g}", "middle", colour="#333333"))
+        parts.append(_text(x - 18, y + 4, f"target {value:g}", "end"))
     return "\n".join(parts)
 
 
@@ -113,6 +113,10 @@ class _Scale:
         return self.first + share * (self.last - self.first)
 
 
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def _text(
     x: float,
     y: float,
@@ -123,5 +127,5 @@ def _text(
 ) -> str:
     return (
         f"<text x='{x:.1f}' y='{y:.1f}' text-anchor='{anchor}' font-weight='{weight}' "
-        f"fill='{colour}'>{text}</text>"
+        f"fill='{colour}' stroke='white' stroke-width='3' paint-order='stroke'>{text}</text>"
     )
