@@ -171,7 +171,7 @@ class Binder:
         return False
 
     def _is_intact(self, annotations: Mapping[str, str], decision: Decision) -> bool:
-        told = results({"metadata": {"annotations": annotations}}, self.cluster.backends)
+        told = results({"metadata": {"annotations": annotations}}, self.cluster.results)
         return told == decision.expected
 
     async def _settled(self, decision: Decision, until: float, error: ApiError) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import Held, NodeView, cards_with, node_view
 from deviceplugin.scheduler.nodes import NodeRecord, inventory, moving, withdrawal, withdrawn
-from deviceplugin.scheduler.pods import Decided, PodRecord, decided
+from deviceplugin.scheduler.pods import Decided, PodRecord, decided, result_annotations
 from deviceplugin.scheduler.remembered import Remembered
 from deviceplugin.scheduler.room import Order, Room, room_of
 from deviceplugin.vendor.scheduling import NodeFacts
@@ -80,6 +80,8 @@ class Cluster:
         self._moving = moving(backends.values())
         self.wishes = frozenset(key for b in backends.values() for key in b.keys.by_people)
         """The annotations of pods by which people say what they want."""
+        self.results = result_annotations(backends.values())
+        """Those that say what was decided."""
         self._changed = changed
         self._nodes: dict[str, _Node] = {}
         self._seen: dict[str, Holding] = {}

@@ -27,6 +27,8 @@ from deviceplugin.scheduler.pods import ENDED, PodRecord
 __all__ = ["LockedError", "NodeLocks"]
 
 PAUSE_SECONDS = 0.05
+LEAST_SECONDS = 0.2
+"""With less left no more is tried."""
 RELEASE_SECONDS = 5.0
 VENDOR_TIMEOUT = timedelta(minutes=2)
 """Of a vendor's own lock (Cambricon's), whatever the setting is, because its plugin goes by it. It
@@ -68,6 +70,8 @@ class NodeLocks:
         self._lines: dict[str, _Line] = {}
         self._since: dict[object, float] = {}
         """When those who wait now began to, the first of them first."""
+        self._turns: set[asyncio.Timeout] = set()
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -91,10 +95,14 @@ class NodeLocks:
         try:
             # Only the waiting is cut short: a write that is under way ends, or nobody would know
             # whose lock it left behind.
-            async with asyncio.timeout(max(until - self._monotonic(), 0)):
-                await line.turn.acquire()
+            async with asyncio.timeout(max(until - self._monotonic(), 0)) as turn:
+                self._turns.add(turn)
+                try:
+                    await line.turn.acquire()
+                finally:
+                    self._turns.discard(turn)
             try:
-                while True:
+                while not self._closed:
                     mine, text = await self._found(node, annotation, namespace, name, until)
                     if mine:
                         return text
@@ -102,9 +110,12 @@ class NodeLocks:
                     if left <= 0:
                         raise TimeoutError
                     await self._news(node, annotation, text, min(left, LOOK_SECONDS))
+                raise TimeoutError
             finally:
                 line.turn.release()
         except TimeoutError:
+            if self._closed:
+                raise LockedError(f"node {node}: this replica stops, another one binds") from None
             raise LockedError(self._holder(node, annotation)) from None
         finally:
             del self._since[ticket]
@@ -112,6 +123,14 @@ class NodeLocks:
             line.length -= 1
             if not line.length:
                 del self._lines[node]
+
+    def close(self) -> None:
+        """Nobody waits any more: binds that do not have their lock yet are another replica's."""
+        self._closed = True
+        now = asyncio.get_running_loop().time()
+        for turn in self._turns:
+            if not turn.expired():
+                turn.reschedule(now)
 
     async def release(self, node: str, annotation: str, text: str) -> None:
         """Give back the very lock that was taken; another's stays, and one that cannot be given
@@ -131,7 +150,7 @@ class NodeLocks:
         """Whether the lock is the pod's now, and its text: its own, or that of a lock which another
         needs. Raises `TimeoutError` when it is too late.
         """
-        while self._monotonic() < until:
+        while until - self._monotonic() > LEAST_SECONDS:
             record = self._nodes.objects.get(f"/{node}")
             if record is None:
                 raise LockedError(f"node {node} is gone")

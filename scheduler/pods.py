@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import enum
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from deviceplugin.api.hami import poddevices
 from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.keys import VGPU_NODE, WEBHOOK
+from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME, VGPU_NODE, VGPU_TIME, WEBHOOK
 from deviceplugin.api.hami.poddevices import ContainerDevices
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
@@ -30,7 +30,7 @@ from deviceplugin.vendor.scheduling import (
     SchedulingBackend,
 )
 
-__all__ = ["Decided", "PodRecord", "decided", "pod_record", "priority_of"]
+__all__ = ["Decided", "PodRecord", "decided", "pod_record", "priority_of", "result_annotations"]
 
 ENDED = frozenset({"Succeeded", "Failed"})
 
@@ -100,6 +100,17 @@ def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
         str(metadata.get("resourceVersion") or ""),
         priority_of(item),
     )
+
+
+def result_annotations(backends: Iterable[SchedulingBackend]) -> frozenset[str]:
+    """The annotations of pods that say what was decided and how far it is."""
+    found = {VGPU_NODE, VGPU_TIME, BIND_PHASE, BIND_TIME}
+    for backend in backends:
+        keys = backend.keys
+        found |= {keys.allocated, *keys.others}
+        if keys.to_allocate:
+            found.add(keys.to_allocate)
+    return frozenset(found)
 
 
 def priority_of(item: Mapping[str, Any]) -> int:

@@ -15,10 +15,8 @@ from typing import Any
 
 from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
-from deviceplugin.placement.fit import Backends
 from deviceplugin.scheduler.decisions import Decision
 from deviceplugin.scheduler.fencing import WRITE_SECONDS, FencedApi
-from deviceplugin.scheduler.webhook import result_annotations
 
 __all__ = ["VOIDED", "ChangedError", "PodWrites", "check_free", "results", "version_of"]
 
@@ -34,10 +32,9 @@ class ChangedError(Exception):
     """The pod is not as it was when it was decided about; the text says in what."""
 
 
-def results(item: Json, backends: Backends) -> dict[str, str]:
-    """What a pod's annotations say that was decided, by anybody."""
+def results(item: Json, keys: frozenset[str]) -> dict[str, str]:
+    """What a pod says that was decided, by anybody: its annotations of these `keys`."""
     told = (item.get("metadata") or {}).get("annotations") or {}
-    keys = result_annotations(backends.values())
     return {key: str(told[key]) for key in keys & told.keys()}
 
 
@@ -49,11 +46,12 @@ class PodWrites:
     def __init__(
         self,
         api: FencedApi,
-        backends: Callable[[], Backends],
+        keys: Callable[[], frozenset[str]],
         monotonic: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self.api, self._backends = api, backends
+        """`keys` are the annotations that say what was decided."""
+        self.api, self._keys = api, keys
         self._monotonic, self._clock_ns = monotonic, clock_ns
 
     async def read(self, namespace: str, name: str, uid: str) -> Json:
@@ -77,7 +75,7 @@ class PodWrites:
         holding = decision.holding
         namespace, name, uid = holding.namespace, holding.name, holding.uid
         while True:
-            stale = results(item, self._backends()).keys() - decision.annotations.keys()
+            stale = results(item, self._keys()).keys() - decision.annotations.keys()
             change = {
                 "metadata": {
                     **_condition(item, uid),
@@ -101,7 +99,7 @@ class PodWrites:
                     ) from None
                 continue
             decision.version = version_of(answer)
-            decision.expected = results(answer, self._backends())
+            decision.expected = results(answer, self._keys())
             return
 
     async def void(
@@ -120,7 +118,7 @@ class PodWrites:
             version = version_of(item)
             if node := (item.get("spec") or {}).get("nodeName"):
                 return str(node)
-            stale = dict.fromkeys(results(item, self._backends()))
+            stale = dict.fromkeys(results(item, self._keys()))
             change = {
                 "metadata": {
                     **_condition(item, uid),

@@ -68,7 +68,7 @@ class Scheduler:
             waited=waited,
         )
         self.decisions = Decisions(self.cluster, settings.decisions_lapse_after)
-        writes = PodWrites(fenced, lambda: self.cluster.backends)
+        writes = PodWrites(fenced, lambda: self.cluster.results)
         self.takeover = Takeover(settings.name, leading, self.watching, self.decisions, writes)
         self.service = ExtenderService(
             settings,

@@ -20,6 +20,9 @@ whole nodes, and the two states of the largest object that an API server stores.
 MOST_BODIES = 4 * MOST_BODY
 """Of all requests that are being read or answered; who comes when there are more is to come again.
 """
+LEAVE_SECONDS = 20.0
+"""That answers may take yet once nothing new is taken: a write to the API server and what comes of
+it, within the 30 seconds that Kubernetes gives a pod."""
 READ_SECONDS = 20.0
 """That a request may take to arrive."""
 KEEP_SECONDS = 180.0
@@ -69,6 +72,7 @@ class Server:
             access_log=None,
             handle_signals=False,
             keepalive_timeout=KEEP_SECONDS,
+            shutdown_timeout=LEAVE_SECONDS,
             auto_decompress=False,  # nobody compresses; a small body could become a huge one
         )
         await self._runner.setup()

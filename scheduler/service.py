@@ -242,7 +242,7 @@ class ExtenderService:
         except ValueError as error:
             raise NotBoundError(str(error)) from None
         decision.version = version_of(item)
-        decision.expected = results(item, self.cluster.backends)
+        decision.expected = results(item, self.cluster.results)
         return decision
 
     # --- preempt ----------------------------------------------------------------------------------

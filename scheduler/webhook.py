@@ -12,17 +12,18 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deviceplugin.api.hami.keys import BIND_PHASE, BIND_TIME, VGPU_NODE, VGPU_TIME, WEBHOOK
+from deviceplugin.api.hami.keys import WEBHOOK
 from deviceplugin.placement.admit import admitted
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
 from deviceplugin.placement.request import asks
+from deviceplugin.scheduler.pods import result_annotations
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.review import Answer, Review, answered, json_patch, parse
 from deviceplugin.scheduler.settings import SchedulerSettings
 from deviceplugin.vendor.scheduling import PodSpec, RefusedError, SchedulingBackend
 
-__all__ = ["Webhook", "mutation", "privileged", "result_annotations", "verdict"]
+__all__ = ["Webhook", "mutation", "privileged", "verdict"]
 
 QUEUE = "kueue.x-k8s.io/queue-name"
 SERVER_ERROR = 500
@@ -60,17 +61,6 @@ class Webhook:
             return Answer(str(error), SERVER_ERROR)
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             return Answer(f"not a pod: {error}", 400)
-
-
-def result_annotations(backends: Iterable[SchedulingBackend]) -> frozenset[str]:
-    """The annotations of pods that say what was decided and how far it is."""
-    found = {VGPU_NODE, VGPU_TIME, BIND_PHASE, BIND_TIME}
-    for backend in backends:
-        keys = backend.keys
-        found |= {keys.allocated, *keys.others}
-        if keys.to_allocate:
-            found.add(keys.to_allocate)
-    return frozenset(found)
 
 
 def mutation(

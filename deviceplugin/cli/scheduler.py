@@ -171,6 +171,10 @@ class Given:
     lease_name: str
     lease_namespace: str
     lease_mode: str
+    lease_duration: timedelta
+    renew_deadline: timedelta
+    retry_period: timedelta
+    decision_lifetime: timedelta
     shutdown_delay: timedelta
     log_level: str
     log_format: str
@@ -257,6 +261,38 @@ class Given:
     "scheduler.deviceplugin.dev/role=leader, for the Service to select.",
 )
 @click.option(
+    "--leader-elect-lease-duration",
+    "lease_duration",
+    default="15s",
+    type=Duration(),
+    show_default=True,
+    help="With a Lease of their own: how long after its last renewal others take it over.",
+)
+@click.option(
+    "--leader-elect-renew-deadline",
+    "renew_deadline",
+    default="10s",
+    type=Duration(),
+    show_default=True,
+    help="With a Lease of their own: how long after its last renewal a replica ceases to lead.",
+)
+@click.option(
+    "--leader-elect-retry-period",
+    "retry_period",
+    default="2s",
+    type=Duration(),
+    show_default=True,
+    help="With a Lease of their own: how often it is renewed, or tried to get.",
+)
+@click.option(
+    "--decision-lifetime",
+    "decision_lifetime",
+    default="5m",
+    type=Duration(),
+    show_default=True,
+    help="How long what was decided about a pod counts while nobody comes to bind it.",
+)
+@click.option(
     "--shutdown-delay",
     default="0s",
     type=Duration(),
@@ -339,7 +375,7 @@ def _leading(given: Given) -> Leading:
     import uuid
 
     from deviceplugin.apiserver.client import Api, official_client
-    from deviceplugin.scheduler.leadership import Alone, Elected, Followed
+    from deviceplugin.scheduler.leadership import Alone, Elected, Followed, Timing
 
     if not given.leader_elect:
         return Alone()
@@ -348,7 +384,13 @@ def _leading(given: Given) -> Leading:
     hostname, name = socket.gethostname(), given.lease_name or given.scheduler_name
     if given.lease_mode == "follow":
         return Followed(api, given.lease_namespace, name, hostname)
-    return Elected(api, given.lease_namespace, name, f"{hostname}_{uuid.uuid4()}")
+    seconds = (given.lease_duration, given.renew_deadline, given.retry_period)
+    try:
+        timing = Timing(*(each.total_seconds() for each in seconds))
+    except ValueError as error:
+        raise click.UsageError(f"--leader-elect-lease-duration and the like: {error}") from None
+    identity = f"{hostname}_{uuid.uuid4()}"
+    return Elected(api, given.lease_namespace, name, identity, timing)
 
 
 def _role(
@@ -412,6 +454,7 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         node_policy=Policy(given.node_policy),
         card_policy=Policy(given.card_policy),
         lock_timeout=_lock_timeout(log.warning) if lock_timeout is None else lock_timeout,
+        decision_lifetime=given.decision_lifetime.total_seconds(),
         node_labels=given.node_labels,
         takes_default=given.takes_default,
         trusted=frozenset(given.trusted) | frozenset(given.agents),
@@ -466,6 +509,7 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     log.info("stopping", after=str(given.shutdown_delay))
     server.leave()
     await leaving.delay(given.shutdown_delay)
+    running.locks.close()
     await server.close()
     if metrics is not None:
         await asyncio.to_thread(metrics.close)

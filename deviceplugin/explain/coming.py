@@ -13,8 +13,7 @@ from deviceplugin.explain.snapshot import Snapshot
 from deviceplugin.explain.world import World
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.objects import pod_spec
-from deviceplugin.scheduler.pods import ENDED, pod_record, priority_of
-from deviceplugin.scheduler.webhook import result_annotations
+from deviceplugin.scheduler.pods import ENDED, pod_record, priority_of, result_annotations
 
 __all__ = ["Comer", "comers", "waiting", "without"]
 

@@ -13,9 +13,9 @@ import yaml
 from deviceplugin.cli.certificates import CertificateFlags
 from deviceplugin.cli.scheduler import duration, scheduler
 from deviceplugin.scheduler.certificates.issued import SECRET_TYPE
+from deviceplugin.scheduler.pods import result_annotations
 from deviceplugin.scheduler.role import LEADER, ROLE
 from deviceplugin.scheduler.settings import SchedulerSettings
-from deviceplugin.scheduler.webhook import result_annotations
 
 TOP = Path(__file__).parents[2]
 PLAIN = TOP / "charts" / "plain"

@@ -6,6 +6,10 @@ import asyncio
 import contextlib
 import json
 import math
+import os
+import re
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -185,6 +189,59 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+SECONDS = 60.0
+
+
+class Process:
+    """The running command, its lines and where it answers."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process, self.lines, self.address = process, list[str](), ""
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        """The first line from now on that matches. Raises `TimeoutError`."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(SECONDS):
+            while line := await self.process.stdout.readline():
+                self.lines.append(line.decode())
+                if found := re.search(pattern, self.lines[-1]):
+                    return found
+        raise AssertionError("".join(self.lines))
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(self.process.communicate(), SECONDS)
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+@contextlib.asynccontextmanager
+async def _started(kubeconfig: Path, *flags: str, **variables: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "deviceplugin", "scheduler", "--http_bind=127.0.0.1:0"),
+        *("--log-format=json", *flags),
+        env={**os.environ, "KUBECONFIG": str(kubeconfig), **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    found = Process(process)
+    try:
+        address = await found.until(r'"address": "([^"]+)"')
+        found.address = f"http://{address[1]}"
+        yield found
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+def started() -> Any:
+    """The command as a process: a context manager of its kubeconfig and flags."""
+    return _started
 
 
 @pytest.fixture(scope="session")

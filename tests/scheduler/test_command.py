@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import re
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -39,50 +34,6 @@ CHART = (
 SECONDS = 60.0
 
 
-class Process:
-    """The running command, its lines and where it answers."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process, self.lines, self.address = process, list[str](), ""
-
-    async def until(self, pattern: str) -> re.Match[str]:
-        """The first line from now on that matches. Raises `TimeoutError`."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(SECONDS):
-            while line := await self.process.stdout.readline():
-                self.lines.append(line.decode())
-                if found := re.search(pattern, self.lines[-1]):
-                    return found
-        raise AssertionError("".join(self.lines))
-
-    async def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(self.process.communicate(), SECONDS)
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-
-@contextlib.asynccontextmanager
-async def started(kubeconfig: Path, *flags: str, **variables: str) -> AsyncIterator[Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deviceplugin", "scheduler", "--http_bind=127.0.0.1:0"),
-        *("--log-format=json", *flags),
-        env={**os.environ, "KUBECONFIG": str(kubeconfig), **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    found = Process(process)
-    try:
-        address = await found.until(r'"address": "([^"]+)"')
-        found.address = f"http://{address[1]}"
-        yield found
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
 def lease(holder: str) -> dict[str, Any]:
     return {
         "metadata": {"name": "hami-scheduler", "namespace": "kube-system"},
@@ -95,7 +46,7 @@ def lease(holder: str) -> dict[str, Any]:
     }
 
 
-async def answered(bench: Any, process: Process, wanted: str) -> dict[str, Any]:
+async def answered(bench: Any, process: Any, wanted: str) -> dict[str, Any]:
     """The answer to a filter, once it has this in it."""
     async with asyncio.timeout(SECONDS):
         while wanted not in str(answer := await bench.filter(process.address, "p", ["a"])):
@@ -104,7 +55,7 @@ async def answered(bench: Any, process: Process, wanted: str) -> dict[str, Any]:
 
 
 async def test_it_follows_the_kube_scheduler_beside_it_under_the_flags_of_hamis_chart(
-    bench: Any, make: Any, tmp_path: Path
+    started: Any, bench: Any, make: Any, tmp_path: Path
 ) -> None:
     bench.server.create("nodes", make.node("a"))
     bench.server.create("pods", make.pod("p"))
@@ -124,7 +75,7 @@ async def test_it_follows_the_kube_scheduler_beside_it_under_the_flags_of_hamis_
 
 
 async def test_of_replicas_with_a_lease_of_their_own_one_places_and_the_next_goes_on(
-    bench: Any, make: Any, tmp_path: Path
+    started: Any, bench: Any, make: Any, tmp_path: Path
 ) -> None:
     bench.server.create("nodes", make.node("a"))
     bench.server.create("pods", make.pod("p"))
@@ -159,7 +110,7 @@ async def test_of_replicas_with_a_lease_of_their_own_one_places_and_the_next_goe
 
 
 async def test_it_goes_on_answering_for_a_while_and_hangs_up_after_each_answer(
-    bench: Any, tmp_path: Path
+    started: Any, bench: Any, tmp_path: Path
 ) -> None:
     flags = ("--metrics-bind-address=", "--shutdown-delay=1h")
     async with started(bench.server.kubeconfig(tmp_path / "config"), *flags) as process:
@@ -179,7 +130,7 @@ async def test_it_goes_on_answering_for_a_while_and_hangs_up_after_each_answer(
         assert await process.stop() == 0  # another signal: at once
 
 
-def webhook(process: Process) -> dict[str, Any]:
+def webhook(process: Any) -> dict[str, Any]:
     """As it is applied: whom to trust is left open."""
     return {
         "metadata": {"name": "ours"},
@@ -195,7 +146,7 @@ def webhook(process: Process) -> dict[str, Any]:
 
 
 async def test_it_issues_its_certificate_and_the_api_server_calls_it_over_tls(
-    bench: Any, make: Any, tmp_path: Path
+    started: Any, bench: Any, make: Any, tmp_path: Path
 ) -> None:
     flags = (
         *("--metrics-bind-address=", "--tls-secret=ours-tls", "--tls-secret-namespace=sched"),
@@ -250,7 +201,7 @@ def test_files_that_hold_no_certificate_are_refused_at_the_start(tmp_path: Path)
 
 
 async def test_the_device_configuration_is_followed_and_its_pod_tells_of_it(
-    bench: Any, make: Any, tmp_path: Path
+    started: Any, bench: Any, make: Any, tmp_path: Path
 ) -> None:
     def publish(text: str) -> None:
         """As kubelet swaps a ConfigMap that is mounted as a directory."""

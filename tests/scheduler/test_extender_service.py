@@ -156,7 +156,9 @@ OWNERS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, bool]] = {
 }
 
 
-@pytest.mark.parametrize("age", [0, 600])
+@pytest.mark.parametrize(
+    "age", [0, 600, -600], ids=["young", "expired", "of a clock that is ahead"]
+)
 @pytest.mark.parametrize("owner", list(OWNERS))
 async def test_a_lock_is_taken_over_only_from_who_no_longer_needs_it(
     bench: Any, make: Any, age: float, owner: str

@@ -516,3 +516,44 @@ async def test_a_bind_costs_few_calls(
     assert await bench.bind(address, "p", "a") == ""
     calls = [c for c in bench.server.calls[before:] if c.verb != "watch" and "events" not in c.path]
     assert len(calls) == most, calls
+
+
+# --- a replica that stops -------------------------------------------------------------------------
+
+
+async def test_who_waits_for_a_lock_does_not_keep_a_replica_from_stopping(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a"))
+    for name in ("other", "p", "q"):
+        bench.server.create("pods", make.pod(name, cores=1))
+    made, address = await bench.scheduler(SchedulerSettings(bind_patience=3600.0))
+    for name in ("other", "p", "q"):
+        await placed(bench, address, name)
+    assert await bench.bind(address, "other", "a") == ""
+    waiting = [asyncio.create_task(bench.bind(address, name, "a")) for name in ("p", "q")]
+    await bench.until(lambda: made.locks.waiting == 2)
+    made.locks.close()
+    for error in await asyncio.gather(*waiting):
+        assert "this replica stops" in error
+    assert holders(made) == ["other"]
+    assert "default,other" in str(lock(bench))
+
+
+@pytest.mark.parametrize("what", ["nodes/a", "pods/p"])
+async def test_conflicts_without_end_end_a_request_and_leave_nothing(
+    bench: Any, make: Any, what: str
+) -> None:
+    room_for_one(bench, make, deferred=False)
+    made, address = await bench.scheduler(SchedulerSettings(bind_patience=0.6))
+    if what == "nodes/a":
+        await placed(bench, address)
+    bench.server.faults.conflicts.add(what)
+    if what == "nodes/a":
+        assert "node lock contention" in await bench.bind(address, "p", "a")
+    else:
+        assert "Conflict" in (await bench.filter(address, "p", ["a"]))["Error"]
+    assert (holders(made), node_of(bench), lock(bench)) == ([], "", None)
+    bench.server.faults.conflicts.clear()
+    await placed(bench, address)
+    assert await bench.bind(address, "p", "a") == ""
