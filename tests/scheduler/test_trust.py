@@ -208,5 +208,6 @@ def test_other_backends_forget_nothing_of_it(cluster: Cluster, backends: Any, ma
     cluster.set_pod(seen("GPU-a-0,NVIDIA,1000,10:;"))
     broken = seen("no devices at all")
     cluster.set_pod(broken)
-    cluster.serve(backends, [node_record(make.node("a", cards=2, memory=10000))], [broken])
+    node = node_record(make.node("a", cards=2, memory=10000))
+    cluster.become(Cluster.of(backends, [node], [broken]))
     assert used(cluster) == {"GPU-a-0": (1, 1000, 10)}
