@@ -82,7 +82,7 @@ class Server:
                 self._runner, host.strip("[]") or "127.0.0.1", int(port), ssl_context=tls
             )
             await site.start()
-        except (OSError, ValueError) as error:
+        except (OSError, OverflowError, ValueError) as error:
             await self._runner.cleanup()
             raise OSError(
                 f"cannot listen on {listen!r}: {getattr(error, 'strerror', None) or error}; give "

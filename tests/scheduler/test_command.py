@@ -191,6 +191,15 @@ def test_flags_that_cannot_work_are_refused_with_a_remedy(flags: list[str], reme
     assert remedy in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:-1", "nothing"])
+def test_an_address_that_is_none_is_refused_with_its_flag(listen: str) -> None:
+    flags = [f"--http_bind={listen}", "--metrics-bind-address="]
+    done = CliRunner().invoke(cli, ["scheduler", *flags])
+    assert done.exit_code == 1
+    assert f"error: cannot listen on {listen!r}" in done.output
+    assert "with --http_bind" in done.output
+
+
 def test_files_that_hold_no_certificate_are_refused_at_the_start(tmp_path: Path) -> None:
     file = tmp_path / "tls.crt"
     file.write_text("none")
