@@ -105,7 +105,7 @@ def parse_bind(body: bytes) -> Bind:
     """Raises `BodyError`."""
     found = _members(body)
     names = [found.get(key) for key in ("podnamespace", "podname", "poduid", "node")]
-    if not all(isinstance(name, str) and name for name in names):
+    if not all(isinstance(name, str) and name not in ("", ".", "..") for name in names):
         raise BodyError("PodNamespace, PodName, PodUID and Node have to be names")
     return Bind(*(str(name) for name in names))
 

@@ -209,6 +209,9 @@ class Api:
         """One request, blocking. After `until`, an instant of `time.monotonic`, it is not sent and
         not waited for. Raises `ApiError`.
         """
+        if not {".", ".."}.isdisjoint(path.names.values()):
+            # The client quotes slashes, not these: they would name another path.
+            raise ApiError(f"{path} has a name that no object can have", sent=False)
         connect, read = CONNECT_SECONDS, READ_SECONDS
         if until is not None:
             left = until - time.monotonic()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from deviceplugin.api.hami.keys import VendorKeys
+from deviceplugin.api.hami.keys import Registration, VendorKeys
 from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.cdi.model import DeviceNode, Hook, Mount, Spec
 
@@ -51,6 +51,7 @@ __all__ = [
     "PreStarter",
     "Preferrer",
     "Registrar",
+    "Registration",
     "Replicas",
     "ResourcePlan",
     "RuntimeExposed",

@@ -138,3 +138,13 @@ async def test_a_server_that_is_not_there_did_nothing(server: ApiServer) -> None
     with pytest.raises(ApiError) as refused:
         await Api().create(Path("/api/v1/nodes", {}), {"metadata": {"name": "n"}})
     assert not refused.value.is_ambiguous
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_a_name_that_would_lead_to_another_path_is_never_asked_for(
+    server: ApiServer, name: str
+) -> None:
+    before = len(server.calls)
+    with pytest.raises(ApiError, match="no object can have"):
+        await Api().get(Path.pod("default", name))
+    assert len(server.calls) == before
