@@ -70,13 +70,10 @@ class Request:
 
 @dataclass(slots=True)
 class SteppedApi(Api):
-    """Its requests stand in `waiting`, the oldest first; those for which nobody waits any more, and
-    which may still reach the server, in `adrift`.
-    """
+    """Its requests stand in `waiting`, the oldest first."""
 
     server: ApiServer
     waiting: list[Request] = field(default_factory=list)
-    adrift: list[Request] = field(default_factory=list)
     calls: int = 0
 
     async def get(
@@ -115,10 +112,6 @@ class SteppedApi(Api):
             async with asyncio.timeout(within):
                 return await request.result
         except TimeoutError:
-            self.adrift.append(request)
             raise ApiError(f"{verb} {path}: no answer in {within} s") from None
-        except asyncio.CancelledError:
-            self.adrift.append(request)
-            raise
         finally:
             self.waiting.remove(request)
