@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deviceplugin.api.hami.keys import VENDORS
-from deviceplugin.doctor.examine import GROUPS
+from deviceplugin.doctor.examine import CHECK_FAILED, GROUPS
 from deviceplugin.doctor.model import NotCheckedError
 from deviceplugin.doctor.scene import Answer
 from deviceplugin.scheduled.ledger import Share
