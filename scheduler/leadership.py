@@ -12,6 +12,7 @@ import asyncio
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -105,15 +106,15 @@ def lease_record(item: Mapping[str, Any]) -> LeaseRecord:
     )
 
 
-class _Lease:
+class _Lease(ABC):
     """A Lease as it was last read."""
 
     def __init__(self) -> None:
         self._record: LeaseRecord | None = None
 
+    @abstractmethod
     def left(self) -> float:
         """For how many seconds from now this replica surely leads."""
-        raise NotImplementedError
 
     def is_leader(self) -> bool:
         """At this instant."""
