@@ -19,6 +19,9 @@ __all__ = ["Comer", "comers", "waiting", "without"]
 
 Json = Mapping[str, Any]
 
+MOST_REPLICAS = 100_000
+"""Of one object; more is a slip of the pen, and would be tried one by one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comer:
@@ -84,8 +87,14 @@ def _template(document: Mapping[str, Any], source: str) -> tuple[dict[str, Any],
     count, template = 1, spec.get("template")
     pod: Mapping[str, Any] = document
     if isinstance(template, Mapping):
-        asked = spec.get("replicas", spec.get("parallelism", 1))
-        count, pod = asked if isinstance(asked, int) else 1, template
+        asked = spec.get("replicas", spec.get("parallelism"))
+        asked = 1 if asked is None else asked
+        if not isinstance(asked, int) or not 0 <= asked <= MOST_REPLICAS:
+            raise ValueError(
+                f"{source}: {asked!r:.40} replicas of {metadata.get('name', 'an object')}: write a "
+                f"number from 0 to {MOST_REPLICAS}, or give --replicas"
+            )
+        count, pod = asked, template
     if not isinstance((pod.get("spec") or {}).get("containers"), list):
         kind = document.get("kind") or "document"
         raise ValueError(f"{source}: {kind} has no containers: give a Pod, or what makes pods")

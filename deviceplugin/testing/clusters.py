@@ -107,7 +107,8 @@ class Plan:
 
     `mix` gives the share of each of `SORTS`. A share `full` of the nodes has no room for most of
     what is asked; on the others a share `churn` of those that came has left again. A share
-    `deferred` of the nodes hands grants over by evidence and needs no lock.
+    `deferred` of the nodes hands grants over by evidence and needs no lock. Raises `ValueError` for
+    numbers that no cluster has.
     """
 
     nodes: int = 100
@@ -118,6 +119,14 @@ class Plan:
     churn: float = 0.2
     deferred: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("nodes", 1, 100_000), ("cards", 1, 64), ("pods", 0, 1_000_000)):
+            number = getattr(self, name)
+            if not least <= number <= most:
+                raise ValueError(f"{name} is {number}: it has to be from {least} to {most}")
+        if min(self.mix.values(), default=0.0) < 0 or not sum(self.mix.values()) > 0:
+            raise ValueError("mix: a share is not negative, and one of them is more than 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,3 +276,19 @@ def test_a_file_that_is_no_yaml_is_named(files: Any) -> None:
     found = run(files[0], "--add", str(file))
     assert found.exit_code == 1
     assert f"{file}: not YAML" in found.output
+
+
+@pytest.mark.parametrize("replicas", [-4, "x", 100_000_000, 2.5])
+def test_replicas_that_no_object_has_are_refused_by_name(replicas: object) -> None:
+    document = {**DEPLOYMENT, "spec": {**DEPLOYMENT["spec"], "replicas": replicas}}
+    with pytest.raises(ValueError, match=r"f\.yaml: .* replicas of .*--replicas"):
+        list(comers([document], "f.yaml"))
+
+
+@pytest.mark.parametrize(
+    "plan", ["nodes=99999999999", "nodes=-1", "nodes=1,cards=100000000", "pods=-1", "mix=a100:0"]
+)
+def test_numbers_that_no_cluster_has_are_refused_at_once(plan: str) -> None:
+    found = run("--generate", plan)
+    assert found.exit_code == 1
+    assert plan.rpartition(",")[2].partition("=")[0] in found.output
