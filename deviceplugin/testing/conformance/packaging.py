@@ -49,6 +49,15 @@ def _node_half(subject: Subject) -> Wrong:
         yield str(error)
 
 
+def _scheduling_half(subject: Subject) -> Wrong:
+    if not subject.vendor.scheduling:
+        raise NotApplicableError("the vendor has no scheduling half")
+    try:
+        subject.load_scheduling()
+    except RuntimeError as error:
+        yield str(error)
+
+
 def _isolated(code: str, subject: Subject, *arguments: str) -> str:
     """Run a snippet where only what is installed can be imported; its complaint."""
     with tempfile.TemporaryDirectory() as directory:
@@ -113,6 +122,12 @@ CHECKS = (
         "the node half can be made on a machine without the driver",
         "the agent makes it in its own process, on every node, before any probe",
         _node_half,
+    ),
+    Check(
+        "scheduling-half",
+        "the scheduling half can be made: a function that returns a list of backends",
+        "the scheduler does not start with it, and nobody schedules the vendor's devices",
+        _scheduling_half,
     ),
     Check(
         "wheel-only",

@@ -187,3 +187,8 @@ def loud(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
 def nosy(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Goes by an annotation that its keys do not name."""
     return [_Nosy()]
+
+
+def alone(settings: SchedulingSettings) -> SchedulingBackend:
+    """A backend where a list of them belongs."""
+    return Sound()

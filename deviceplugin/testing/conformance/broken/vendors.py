@@ -33,6 +33,7 @@ VENDORS: Mapping[str, tuple[Vendor, ...]] = MappingProxyType(
     {
         "descriptor": (_vendor(presence="/dev/sound[0-9]*"),),
         "node-half": (_vendor("nodes:NeedsDriver"),),
+        "scheduling-half": (_vendor(half="halves:absent"), _vendor(half="halves:alone")),
         "scheduling-light": (_vendor("nodes:Node", "heavy:sound"),),
         "no-driver": (_vendor("nodes:Hangs"), _vendor("nodes:Dies")),
         "identities": (_vendor(profile=f"{HERE}:twins.yaml"),),
