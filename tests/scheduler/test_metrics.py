@@ -246,7 +246,9 @@ async def test_our_own_tell_what_waits_and_why(bench: Any, make: Any) -> None:
         "NodeInsufficientDevice": 1,
     }
     assert (one("decisions"), one("lock_waits"), one("takeovers_total")) == (1, 1, 1)
-    assert one("decision_oldest_seconds") >= one("lock_oldest_wait_seconds") > 0
+    # Each is read off the clock by itself, and a bind uses the decision right before it waits.
+    assert one("decision_oldest_seconds") > 0
+    assert one("lock_oldest_wait_seconds") > 0
     assert one("drift_total") == one("decisions_lapsed_total") == one("events_dropped_total") == 0
     assert waits == []
     assert "node lock contention" in await binding
