@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Any, Generic, TypeVar
 
 from deviceplugin.api.problems import Problem, nearest, shown
@@ -31,6 +32,7 @@ __all__ = [
     "duration_seconds",
     "duration_text",
     "fewer",
+    "host_port",
     "many",
     "number",
     "optional",
@@ -122,14 +124,34 @@ def _path(value: object) -> str:
     return text
 
 
+def host_port(text: str) -> tuple[str, int]:
+    """The host and port of an address to listen on: ``host:port``, ``[address]:port`` for IPv6. The
+    host is empty where none is said. Raises `UnfitError`.
+    """
+    if set(text) & set("/ @"):
+        raise UnfitError("no host:port", "write nothing else: 127.0.0.1:9400")
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d+", port, re.ASCII):
+        raise UnfitError("no host:port", "write for example 127.0.0.1:9400")
+    if len(port) > 5 or int(port) > 65535:
+        raise UnfitError("no host:port", "write a port from 0 (any that is free) to 65535")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(IPv6Address(host[1:-1])), int(port)
+        except ValueError:
+            remedy = "what is in brackets is no IPv6 address: write for example [::1]:9400"
+            raise UnfitError("no host:port", remedy) from None
+    if set(host) & set(":[]"):
+        raise UnfitError("no host:port", "put an IPv6 address in brackets: [::1]:9400")
+    return host, int(port)
+
+
 def _listen(value: object) -> str:
     text = _text(value)
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
-        raise UnfitError("no host:port", "write for example 127.0.0.1:9400, or nothing for off")
-    if (":" in host and not bracketed) or "/" in host or " " in host:
-        raise UnfitError("no host:port", "put an IPv6 address in brackets: [::1]:9400")
+    try:
+        host_port(text)
+    except UnfitError as error:
+        raise UnfitError(error.rule, f"{error.remedy}; or nothing for off") from None
     return text
 
 

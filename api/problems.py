@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Problem", "nearest", "shown", "unknown_keys"]
+__all__ = ["Problem", "nearest", "shown", "unknown_keys", "why"]
 
 LONGEST = 80
 
@@ -57,6 +59,14 @@ def nearest(word: object, known: Iterable[str]) -> str:
         if close := difflib.get_close_matches(word.lower(), folded, 1):
             return f"did you mean {folded[close[0]]}?"
     return f"known are {', '.join(words)}"
+
+
+def why(error: Exception) -> str:
+    """What went wrong, in the system's words and without its numbers: ``Permission denied``."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is not None and number in errno.errorcode:
+        return os.strerror(number)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def unknown_keys(

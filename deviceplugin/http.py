@@ -18,6 +18,9 @@ import structlog
 from prometheus_client.core import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from deviceplugin.api.fields import host_port
+from deviceplugin.api.problems import why
+
 MAX_CLIENTS = 16
 """Connections at a time; one more closes the oldest, so that silent clients keep nobody out."""
 
@@ -35,11 +38,12 @@ class Endpoint:
         listen: str,
         registry: CollectorRegistry,
         blockers: Callable[[], Mapping[str, str]],
+        flag: str = "--http-listen",
     ) -> None:
         """`listen` is ``host:port``, port 0 for any, ``[address]:port`` for IPv6; without a host
         it is 127.0.0.1. `blockers` is called from other threads.
 
-        Raises `OSError`, naming the flag, when the address is none or cannot be bound.
+        Raises `OSError`, naming the `flag`, when the address is none or cannot be bound.
         """
 
         def answer(path: str, accept: str) -> Answer:
@@ -57,10 +61,9 @@ class Endpoint:
         try:
             self._server = _Server(*_resolved(listen), answer)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
             raise OSError(
-                f"cannot listen on {listen!r}: {reason}; "
-                "give another host:port with --http-listen, or an empty one for no endpoint"
+                f"cannot listen on {listen!r}: {why(error)}; "
+                f"give another host:port with {flag}, or an empty one for no endpoint"
             ) from None
         host, port = self._server.server_address[:2]
         self.address: tuple[str, int] = (str(host), int(port))
@@ -73,10 +76,8 @@ class Endpoint:
 
 
 def _resolved(listen: str) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    host, _, port = listen.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise ValueError("it does not end in :port, a number up to 65535")
-    found = socket.getaddrinfo(host.strip("[]") or "127.0.0.1", int(port), type=socket.SOCK_STREAM)
+    host, port = host_port(listen)
+    found = socket.getaddrinfo(host or "127.0.0.1", port, type=socket.SOCK_STREAM)
     family, _, _, _, address = found[0]
     return family, address
 

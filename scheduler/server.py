@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from aiohttp import web
 
+from deviceplugin.api.fields import host_port
+from deviceplugin.api.problems import why
+
 __all__ = ["Routes", "Server", "UnavailableError"]
 
 MOST_BODY = 16 * 1024 * 1024
@@ -76,17 +79,14 @@ class Server:
             auto_decompress=False,  # nobody compresses; a small body could become a huge one
         )
         await self._runner.setup()
-        host, _, port = listen.rpartition(":")
         try:
-            site = web.TCPSite(
-                self._runner, host.strip("[]") or "127.0.0.1", int(port), ssl_context=tls
-            )
-            await site.start()
-        except (OSError, OverflowError, ValueError) as error:
+            host, port = host_port(listen)
+            await web.TCPSite(self._runner, host or "127.0.0.1", port, ssl_context=tls).start()
+        except (OSError, ValueError) as error:
             await self._runner.cleanup()
             raise OSError(
-                f"cannot listen on {listen!r}: {getattr(error, 'strerror', None) or error}; give "
-                "another host:port with --http_bind"
+                f"cannot listen on {listen!r}: {why(error)}; give another host:port with "
+                "--http_bind"
             ) from None
         found = self._runner.addresses[0]
         self.address = (str(found[0]), int(found[1]))

@@ -8,6 +8,7 @@ more than starting the rest of the agent.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import threading
@@ -16,13 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path as FilePath
 from typing import Any
+
+from deviceplugin.api.problems import why
 
 __all__ = [
     "JSON_PATCH",
     "MERGE_PATCH",
     "Api",
     "ApiError",
+    "NoWayError",
     "Path",
     "is_configured",
     "official_client",
@@ -126,29 +131,71 @@ QUOTAS = Path("/api/v1/resourcequotas", {})
 
 def is_configured(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process has a way to an API server."""
-    return "KUBERNETES_SERVICE_HOST" in environ or "KUBECONFIG" in environ
+    return any(environ.get(name) for name in ("KUBERNETES_SERVICE_HOST", "KUBECONFIG"))
+
+
+class NoWayError(Exception):
+    """Nothing says how an API server is reached; the text names what was read, and the remedy."""
 
 
 def official_client(connections: int = 4, path: str = "", context: str = "") -> Any:
     """An `ApiClient` of the official library with its own retries off: ours know what is asked.
     So many connections stay open. `path` is a kubeconfig, else KUBECONFIG's or the pod's own;
-    `context` one of its contexts, else its current one.
+    `context` one of its contexts, else its current one. Raises `NoWayError`.
     """
-    from kubernetes import client, config
+    from kubernetes import client
 
     configuration = client.Configuration()
     # Named, because the library looks at the variable only once, when it is imported.
     if path := path or os.environ.get("KUBECONFIG", ""):
-        config.load_kube_config(  # type: ignore[no-untyped-call]
-            path, context=context or None, client_configuration=configuration
-        )
+        _by_kubeconfig(configuration, path, context)
     else:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        _by_service_account(configuration)
     configuration.retries = False
     configuration.connection_pool_maxsize = connections
     # As found now: otherwise the library looks through the environment again for every request.
     configuration.proxy = configuration.proxy
     return client.ApiClient(configuration)
+
+
+def _by_kubeconfig(configuration: Any, path: str, context: str) -> None:
+    """`path` may name several files, as KUBECONFIG does. Raises `NoWayError`."""
+    import yaml
+    from kubernetes import config
+
+    remedy = "correct --kubeconfig or KUBECONFIG"
+    files = [FilePath(part).expanduser() for part in path.split(os.pathsep) if part]
+    if not any(file.exists() for file in files):
+        raise NoWayError(f"kubeconfig {path}: {os.strerror(errno.ENOENT)}; {remedy}")
+    try:
+        config.load_kube_config(  # type: ignore[no-untyped-call]
+            path, context=context or None, client_configuration=configuration
+        )
+    except OSError as error:
+        raise NoWayError(f"kubeconfig {error.filename or path}: {why(error)}; {remedy}") from None
+    except config.ConfigException as error:
+        raise NoWayError(f"kubeconfig {path}: {_line(error)}; {remedy}") from None
+    except yaml.YAMLError as error:
+        raise NoWayError(f"kubeconfig {path}: not YAML: {_line(error)}; {remedy}") from None
+    except Exception:  # whatever the library makes of a file with something else in it
+        raise NoWayError(f"kubeconfig {path}: not made as a kubeconfig is; {remedy}") from None
+
+
+def _by_service_account(configuration: Any) -> None:
+    """Raises `NoWayError`."""
+    from kubernetes import config
+
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except (OSError, config.ConfigException) as error:
+        raise NoWayError(
+            f"no KUBECONFIG is set, and this is no pod with a service account: {_line(error)}; set "
+            "KUBECONFIG to a kubeconfig, or run in a pod that mounts its account's token"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 class Api:
@@ -227,6 +274,21 @@ class Api:
             raise _refused(method, path, response, data)
         return _object(method, path, data)
 
+    def prepare(self) -> None:
+        """Read how the server is reached, as the first request would; blocking, and nothing is
+        asked yet. Raises `ApiError`.
+        """
+        with self._lock:
+            if self._client is not None:
+                return
+            try:
+                self._client = self._connect()
+            except NoWayError as error:
+                raise ApiError(f"no way to the API server: {error}", sent=False) from None
+            except Exception as error:
+                text = f"no way to the API server: {type(error).__name__}: {error}"
+                raise ApiError(text, sent=False) from None
+
     def stream(self, path: Path, query: Mapping[str, str], silence: float) -> Stream:
         """The lines of a watch, blocking; a silence of more than `silence` seconds ends it.
 
@@ -247,17 +309,8 @@ class Api:
         query: Mapping[str, str] | None,
         timeout: tuple[float, float],
     ) -> Any:
-        with self._lock:
-            self.calls += 1
-            if self._client is None:
-                try:
-                    self._client = self._connect()
-                except Exception as error:
-                    raise ApiError(
-                        f"no way to the API server: {type(error).__name__}: {error}; check "
-                        "KUBECONFIG, or the service account of the pod",
-                        sent=False,
-                    ) from None
+        self.calls += 1
+        self.prepare()
         headers = {"Accept": "application/json", "User-Agent": "deviceplugin"}
         if content_type:
             headers["Content-Type"] = content_type

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from deviceplugin.cli.values import Host, Name
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -24,25 +24,8 @@ __all__ = ["CertificateFlags", "Source", "certificate_options", "source"]
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
 ALWAYS = ("127.0.0.1", "::1", "localhost")
 """kube-scheduler in the same pod, and whoever looks at the process from beside it."""
-
-
-class Host(click.ParamType[str]):
-    """A host name in lower case, or an address."""
-
-    name = "host"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """As certificates name it."""
-        text = str(value)
-        try:
-            return str(ip_address(text))
-        except ValueError:
-            if len(text) > 253 or not HOST.fullmatch(text):
-                self.fail(f"{text!r} is no host name in lower case and no address", param, ctx)
-        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +76,24 @@ def certificate_options(command: C) -> C:
 _OPTIONS = (
     click.option(
         "--cert_file",
+        metavar="FILE",
         default="",
         help="PEM certificate that somebody else renews; read again whenever it changes.",
     ),
-    click.option("--key_file", default="", help="PEM key of the certificate."),
+    click.option("--key_file", metavar="FILE", default="", help="PEM key of the certificate."),
     click.option(
         "--tls-secret",
+        metavar="NAME",
         default="",
+        type=Name("Secret"),
         help="Issue and renew the certificate here and keep it in this Secret, which all replicas "
         "share, in place of --cert_file. Without either it is plain HTTP.",
     ),
     click.option(
         "--tls-secret-namespace",
+        metavar="NAMESPACE",
         default="",
+        type=Name("Namespace"),
         envvar="POD_NAMESPACE",
         show_envvar=True,
         help="Its namespace.",
@@ -121,13 +109,17 @@ _OPTIONS = (
     click.option(
         "--mutating-webhook",
         "mutating",
+        metavar="NAME",
         multiple=True,
+        type=Name("MutatingWebhookConfiguration"),
         help="A MutatingWebhookConfiguration whose caBundle is kept; repeatable.",
     ),
     click.option(
         "--validating-webhook",
         "validating",
+        metavar="NAME",
         multiple=True,
+        type=Name("ValidatingWebhookConfiguration"),
         help="A ValidatingWebhookConfiguration whose caBundle is kept; repeatable.",
     ),
 )

@@ -5,12 +5,13 @@ what it would do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from deviceplugin.cli.values import SWITCH, Labels
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
@@ -20,36 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTION_NAMES",
-    "SWITCH",
     "Deciding",
-    "Labels",
     "configured_or_exit",
     "deciding",
     "deciding_options",
 ]
 
+WRONG_USAGE = 2
+"""The exit code."""
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-SWITCH: Mapping[str, Any] = {"is_flag": False, "flag_value": True, "type": click.BOOL}
-
-
-class Labels(click.ParamType[tuple[tuple[str, str], ...]]):
-    """``key=value[,key=value]``."""
-
-    name = "labels"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[tuple[str, str], ...]:
-        """All of them have to be on a node."""
-        if isinstance(value, tuple):
-            return value
-        pairs = []
-        for part in filter(None, str(value).split(",")):
-            key, sign, text = part.strip().partition("=")
-            if not sign or not key:
-                self.fail(f"{part!r} is not key=value", param, ctx)
-            pairs.append((key, text))
-        return tuple(pairs)
-
 
 OPTIONS = (
     click.option(
@@ -132,7 +113,7 @@ def deciding(values: dict[str, Any]) -> Deciding:
     from deviceplugin.scheduler.settings import SchedulerSettings
 
     path = values.pop("device_config_file")
-    found = configured_or_exit(path)
+    found = configured_or_exit(path, WRONG_USAGE)
     settings = SchedulerSettings(
         name=values.pop("scheduler_name"),
         node_policy=Policy(values.pop("node_policy")),
@@ -144,7 +125,7 @@ def deciding(values: dict[str, Any]) -> Deciding:
     return Deciding({b.keys.common_word: b for b in found.backends}, settings, digest)
 
 
-def configured_or_exit(path: str) -> Configured:
+def configured_or_exit(path: str, status: int) -> Configured:
     """The backends of a device configuration. Ends the program where it is refused, saying why."""
     from deviceplugin.cli.backends import configured
     from deviceplugin.config import ConfigError
@@ -154,4 +135,4 @@ def configured_or_exit(path: str) -> Configured:
     except ConfigError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)
-        sys.exit(1)
+        sys.exit(status)

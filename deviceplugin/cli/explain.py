@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from deviceplugin.cli.deciding import Deciding, deciding, deciding_options
 from deviceplugin.cli.reach import reach, reaching_options
+from deviceplugin.cli.values import check_nodes
 
 if TYPE_CHECKING:
     from deviceplugin.explain.world import World
@@ -57,7 +58,7 @@ def explain(
 
     It reads nodes, pods and quotas and decides by the scheduler's own code: give it the scheduler's
     options. Exit codes: 0 the pod has its devices or will get them, 1 somebody has to do something,
-    or there is no such pod, 2 wrong usage.
+    there is no such pod, or the API server did not answer, 2 wrong usage, or a file cannot be used.
     """
     from deviceplugin.cli.accounts import as_json, as_text
     from deviceplugin.explain.story import NoSuchPodError, explained
@@ -67,10 +68,8 @@ def explain(
     try:
         account = explained(world, space, name)
     except NoSuchPodError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    if strange := [node for node in nodes if account.verdicts and node not in account.verdicts]:
-        raise click.BadParameter(f"no node {strange[0]}", param_hint="--node")
+        _fail(error)
+    check_nodes(nodes, world.traits, "--node")
     shown = sorted(account.verdicts) if all_nodes else nodes
     click.echo((as_json if output == "json" else as_text)(account, world, shown))
     sys.exit(0 if account.standing.well else 1)
@@ -102,14 +101,27 @@ def world_of(snapshot: Path | None, values: dict[str, Any]) -> World:
                 err=True,
             )
         return rebuilt(found, decides.backends, decides.settings)
-    except (ApiError, SnapshotError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+    except SnapshotError as error:
+        if snapshot is not None:
+            raise click.BadParameter(str(error), param_hint="--snapshot") from None
+        _fail(error)
+    except ApiError as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(1)
 
 
 def _named(pod: str, namespace: str) -> tuple[str, str]:
-    """Namespace and name, as kubectl's users write them."""
+    """Namespace and name, as kubectl's users write them. Raises `click.UsageError`."""
     first, slash, rest = pod.removeprefix("pod/").partition("/")
+    if not first or (slash and not rest) or "/" in rest:
+        raise click.BadParameter(
+            f"{pod!r:.80} is no pod: write NAME and --namespace, or NAMESPACE/NAME",
+            param_hint="POD",
+        )
     if slash and namespace and first != namespace:
         raise click.UsageError(f"POD says namespace {first}, --namespace says {namespace}")
     return (first, rest) if slash else (namespace or "default", first)

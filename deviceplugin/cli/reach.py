@@ -41,8 +41,8 @@ def reaching_options(command: F) -> F:
 
 
 def reach(kubeconfig: str, context: str) -> Api:
-    """A client. Raises `click.UsageError` where there is no way to any."""
-    from deviceplugin.apiserver.client import Api, is_configured, official_client
+    """A client. Raises `click.UsageError` where there is no way to any server."""
+    from deviceplugin.apiserver.client import Api, ApiError, is_configured, official_client
 
     path = kubeconfig
     if not path and not is_configured():
@@ -52,4 +52,9 @@ def reach(kubeconfig: str, context: str) -> Api:
         path = str(usual)
     if context and not (path or os.environ.get("KUBECONFIG")):
         raise click.UsageError("--context needs a kubeconfig: a pod's own account has none")
-    return Api(partial(official_client, path=path, context=context))
+    api = Api(partial(official_client, path=path, context=context))
+    try:
+        api.prepare()
+    except ApiError as error:
+        raise click.UsageError(str(error)) from None
+    return api

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deviceplugin.api.fields import duration_seconds
 from deviceplugin.cli.certificates import CertificateFlags, certificate_options, source
-from deviceplugin.cli.deciding import SWITCH, configured_or_exit, deciding_options
+from deviceplugin.cli.deciding import configured_or_exit, deciding_options
+from deviceplugin.cli.values import SWITCH, Account, Address, Duration, Name, duration
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ SWITCHES: Mapping[str, str] = {
 taken, and told of. Switches may be given alone or with ``=true`` and ``=false``, as its chart does.
 """
 
+REFUSED = 1
+"""The exit code for a configuration that is."""
 LOCK_TIMEOUT = "HAMI_NODELOCK_EXPIRE"
 REQUESTS_AT_ONCE = 32
 LEASE_REQUESTS = 2
@@ -104,14 +106,6 @@ LEASE_REQUESTS = 2
 SCRAPE_SECONDS = 10.0
 DECIDING = ("/filter", "/bind", "/preempt")
 """What only the leader answers: a connection that reached another is closed, to be made anew."""
-
-
-def duration(text: str) -> timedelta:
-    """A Go duration: ``5m``, ``1h30m``, ``1.5s``. Raises `ValueError`."""
-    seconds = duration_seconds(text)
-    if seconds is None:
-        raise ValueError(f"{text!r:.80} is no duration: write 5m, 90s or 1h30m")
-    return timedelta(seconds=seconds)
 
 
 class Leaving:
@@ -133,21 +127,6 @@ class Leaving:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most.total_seconds()):
                 await self._hurry.wait()
-
-
-class Duration(click.ParamType[timedelta]):
-    """A Go duration."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
-        """``5m``, ``1h30m``, ``90s``."""
-        if isinstance(value, timedelta):
-            return value
-        try:
-            return duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +167,7 @@ class Given:
     "listen",
     default="127.0.0.1:8080",
     show_default=True,
+    type=Address(),
     help="Where filter, bind and preempt are answered, :PORT for all of IPv4.",
 )
 @certificate_options
@@ -204,6 +184,7 @@ class Given:
     "metrics_listen",
     default="127.0.0.1:9395",
     show_default=True,
+    type=Address(optional=True),
     help="Address of /metrics, /healthz and /readyz, :PORT for all of IPv4; empty: off.",
 )
 @click.option(
@@ -218,6 +199,7 @@ class Given:
     "--trusted-account",
     "trusted",
     multiple=True,
+    type=Account(),
     help="An account that may write decisions on pods, as system:serviceaccount:NAMESPACE:NAME; "
     "repeatable. Where none is named, nothing is protected.",
 )
@@ -225,6 +207,7 @@ class Given:
     "--agent-account",
     "agents",
     multiple=True,
+    type=Account(service=True),
     help="A trusted account that may do so only for pods on its own node; repeatable.",
 )
 @click.option(
@@ -238,13 +221,17 @@ class Given:
 @click.option(
     "--leader-elect-resource-name",
     "lease_name",
+    metavar="NAME",
     default="",
+    type=Name("Lease"),
     help="The Lease; empty: the scheduler's name.",
 )
 @click.option(
     "--leader-elect-resource-namespace",
     "lease_namespace",
+    metavar="NAMESPACE",
     default="",
+    type=Name("Namespace"),
     envvar="POD_NAMESPACE",
     show_envvar=True,
     help="Its namespace.",
@@ -319,6 +306,7 @@ def scheduler(**values: Any) -> None:
     of every installed vendor. Exit codes: 0 stopped by a signal, 1 refused configuration, 2 wrong
     usage.
     """
+    from deviceplugin.apiserver.client import ApiError
     from deviceplugin.log import setup
     from deviceplugin.scheduler.certificates.pair import CertificateError
 
@@ -331,13 +319,13 @@ def scheduler(**values: Any) -> None:
             "--leader-elect needs to know where the Lease is: give "
             "--leader-elect-resource-namespace, or POD_NAMESPACE in the environment"
         )
-    first = configured_or_exit(given.device_config_file)
+    first = configured_or_exit(given.device_config_file, REFUSED)
     setup(given.log_level, given.log_format)
     try:
         asyncio.run(_serve(given, first, ignored))
-    except (OSError, CertificateError) as error:
+    except (OSError, ApiError, CertificateError) as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(REFUSED)
 
 
 def _ignored(name: str, **how: Any) -> click.Option:
@@ -351,11 +339,6 @@ def _variable(flag: str) -> str:
 
 scheduler.params += [_ignored(name) for name in IGNORED]
 scheduler.params += [_ignored(name, **SWITCH) for name in SWITCHES]
-
-
-def everywhere(listen: str) -> str:
-    """An address without a host is all of IPv4, as Go reads it and HAMi's chart writes it."""
-    return f"0.0.0.0{listen}" if listen.startswith(":") else listen  # noqa: S104
 
 
 def _lock_timeout(warn: Callable[..., object]) -> timedelta:
@@ -489,11 +472,12 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
         return asyncio.run_coroutine_threadsafe(now(), loop).result(SCRAPE_SECONDS)
 
     registry.register(SchedulerMetrics(scraped, Names(given.metric_names)))
-    await server.start(everywhere(given.listen), tls.context)
+    await asyncio.to_thread(api.prepare)
+    await server.start(given.listen, tls.context)
     log.info("answering", address=":".join(map(str, server.address)), tls=tls.context is not None)
     metrics = None
     if given.metrics_listen:
-        metrics = Endpoint(everywhere(given.metrics_listen), registry, blockers)
+        metrics = Endpoint(given.metrics_listen, registry, blockers, "--metrics-bind-address")
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leaving.ask)
     reloader = _reloader(given.device_config_file, first, running, registry)

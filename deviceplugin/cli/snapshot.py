@@ -11,6 +11,7 @@ import click
 
 from deviceplugin.cli.deciding import deciding, deciding_options
 from deviceplugin.cli.reach import reach, reaching_options
+from deviceplugin.userfiles import unusable
 
 
 @click.command()
@@ -42,7 +43,8 @@ def snapshot(output: Path, **values: Any) -> None:
         found = capture(api, decides.backends, labels, decides.config)
         write(found, output)
     except (ApiError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
+        text = unusable(output, error, "written") if isinstance(error, OSError) else error
+        click.echo(f"error: {text}", err=True)
         sys.exit(1)
     amounts = f"{len(found.nodes):,} nodes, {len(found.pods):,} pods, {len(found.quotas):,} quotas"
     click.echo(f"{output}: {amounts}, {output.stat().st_size:,} bytes")

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from deviceplugin.apiserver.client import PODS, Api, ApiError, Path
 from deviceplugin.doctor.model import NotCheckedError
+from deviceplugin.userfiles import UserFileError, read_file
 
 __all__ = ["ApiCluster", "Cluster", "Json", "SnapshotCluster", "SnapshotError"]
 
@@ -89,11 +90,9 @@ class SnapshotCluster:
         a List may hold pods and nodes. Raises `SnapshotError`.
         """
         try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-            document = json.loads(data) if len(data) <= MAX_BYTES else None
-        except OSError as error:
-            raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from None
+            document = json.loads(read_file(path, MAX_BYTES))
+        except UserFileError as error:
+            raise SnapshotError(str(error)) from None
         except (ValueError, RecursionError):
             raise SnapshotError(f"{path}: not JSON") from None
         nodes, pods = [], []

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deviceplugin.api.problems import shown
 from deviceplugin.explain.snapshot import Snapshot
 from deviceplugin.explain.world import World
 from deviceplugin.placement.fit import Backends
@@ -18,6 +19,8 @@ from deviceplugin.scheduler.pods import ENDED, pod_record, priority_of, result_a
 __all__ = ["Comer", "comers", "waiting", "without"]
 
 Json = Mapping[str, Any]
+
+GIVE = "give a Pod, or what makes pods: a Deployment, a Job, a List of such"
 
 MOST_REPLICAS = 100_000
 """Of one object; more is a slip of the pen, and would be tried one by one."""
@@ -60,13 +63,17 @@ def comers(documents: Iterable[Any], source: str, replicas: int | None = None) -
     """The pods of manifests, or of what makes pods: Deployments and the like. `replicas` is how
     many of each, else what the object says. Raises `ValueError`, naming the `source`.
     """
-    for document in documents:
-        if document is None:
-            continue
+    found = [document for document in documents if document is not None]
+    if not found:
+        raise ValueError(f"{source}: nothing is in it; {GIVE}")
+    for document in found:
         if not isinstance(document, Mapping):
-            raise ValueError(f"{source}: not an object of Kubernetes")
+            raise ValueError(f"{source}: {shown(document)} is not an object of Kubernetes; {GIVE}")
         if str(document.get("kind", "")).endswith("List"):
-            yield from comers(document.get("items") or (), source, replicas)
+            items = document.get("items")
+            if not isinstance(items, list):
+                raise ValueError(f"{source}: a {document['kind']} without a list of items; {GIVE}")
+            yield from comers(items, source, replicas)
             continue
         item, count = _template(document, source)
         kind = f"{item['metadata']['namespace']}/{item['metadata']['name']}"
@@ -78,27 +85,29 @@ def comers(documents: Iterable[Any], source: str, replicas: int | None = None) -
 
 
 def _template(document: Mapping[str, Any], source: str) -> tuple[dict[str, Any], int]:
-    """A pod, and how many there are of it."""
+    """A pod, and how many there are of it. Raises `ValueError`."""
     spec, metadata = document.get("spec"), document.get("metadata") or {}
+    what = f"{source}: {document.get('kind') or 'a document'!s:.80}"
     if not isinstance(spec, Mapping) or not isinstance(metadata, Mapping):
-        raise ValueError(
-            f"{source}: a {document.get('kind') or 'document'} without metadata or spec"
-        )
+        raise ValueError(f"{what} without metadata or spec; {GIVE}")
+    if name := metadata.get("name"):
+        what += f" {name!s:.80}"
     count, template = 1, spec.get("template")
     pod: Mapping[str, Any] = document
     if isinstance(template, Mapping):
         asked = spec.get("replicas", spec.get("parallelism"))
         asked = 1 if asked is None else asked
-        if not isinstance(asked, int) or not 0 <= asked <= MOST_REPLICAS:
+        if isinstance(asked, bool) or not isinstance(asked, int) or not 0 <= asked <= MOST_REPLICAS:
             raise ValueError(
-                f"{source}: {asked!r:.40} replicas of {metadata.get('name', 'an object')}: write a "
-                f"number from 0 to {MOST_REPLICAS}, or give --replicas"
+                f"{what} has {shown(asked)} replicas: write a number from 0 to {MOST_REPLICAS}, or "
+                "give --replicas"
             )
         count, pod = asked, template
-    if not isinstance((pod.get("spec") or {}).get("containers"), list):
-        kind = document.get("kind") or "document"
-        raise ValueError(f"{source}: {kind} has no containers: give a Pod, or what makes pods")
-    inner = pod.get("metadata") or {}
+    inner, within = pod.get("metadata") or {}, pod.get("spec")
+    if not isinstance(within, Mapping) or not within.get("containers"):
+        raise ValueError(f"{what} has no containers; {GIVE}")
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"{what}: metadata is not a mapping; correct it")
     found = copy.deepcopy(dict(pod))
     found["metadata"] = {
         **inner,
@@ -107,7 +116,10 @@ def _template(document: Mapping[str, Any], source: str) -> tuple[dict[str, Any],
             metadata.get("name") or inner.get("name") or inner.get("generateName") or "pod"
         ),
     }
-    pod_spec(found)
+    try:
+        pod_spec(found)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}; correct it") from None
     return found, count
 
 

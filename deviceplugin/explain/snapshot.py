@@ -7,6 +7,7 @@ those that the scheduler, the vendors and kube-scheduler's own filters read.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,6 +28,7 @@ from deviceplugin.api.node import ALLOCATION, ANNOUNCES
 from deviceplugin.explain.keep import FLAG, NUMBER, TEXT, Entries, Only, kept
 from deviceplugin.placement.fit import Backends
 from deviceplugin.placement.observe import CORDON
+from deviceplugin.userfiles import UserFileError, read_file
 
 __all__ = ["FORMAT", "VERSION", "Shapes", "Snapshot", "SnapshotError", "loads", "read", "write"]
 
@@ -214,14 +216,13 @@ def dumps(snapshot: Snapshot) -> bytes:
 def read(path: Path, backends: Backends) -> Snapshot:
     """A snapshot from a file. Raises `SnapshotError`."""
     try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            source = gzip.GzipFile(fileobj=file) if packed else file
-            data = source.read(MOST_BYTES + 1)
+        data = read_file(path, MOST_BYTES)
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MOST_BYTES + 1)
+    except UserFileError as error:
+        raise SnapshotError(str(error)) from None
     except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise SnapshotError(f"{path}: cannot be read: {why}") from None
+        raise SnapshotError(f"{path}: cannot be unpacked: {error}; {_MAKE}") from None
     if len(data) > MOST_BYTES:
         raise SnapshotError(f"{path}: larger than {MOST_BYTES >> 30} GiB")
     try:

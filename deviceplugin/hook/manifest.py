@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deviceplugin.hook.elf import MACHINES
+from deviceplugin.userfiles import UserFileError, read_file
 
 __all__ = ["Library", "Manifest", "ManifestError", "Release", "load", "packaged", "parse"]
 
@@ -83,12 +84,9 @@ def load(files: Iterable[Path] = ()) -> Manifest:
     known = packaged()
     for path in files:
         try:
-            with path.open("rb") as file:
-                text = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise ManifestError(f"{path}: cannot be read: {error.strerror}") from None
-        if len(text) > MAX_BYTES:
-            raise ManifestError(f"{path}: larger than {MAX_BYTES} bytes, so no manifest")
+            text = read_file(path, MAX_BYTES)
+        except UserFileError as error:
+            raise ManifestError(str(error)) from None
         known = known.with_libraries(parse(text.decode(errors="replace"), str(path)))
     return known
 

@@ -32,12 +32,13 @@ def pod_spec(item: Mapping[str, Any]) -> PodSpec:
 
 def container_spec(entry: Mapping[str, Any], *, init: bool = False) -> ContainerSpec:
     """A container from its JSON. Raises `ValueError`."""
+    name = str(entry.get("name") or "")
     resources = entry.get("resources") or {}
     if not isinstance(resources, Mapping):
-        raise ValueError("resources is not a mapping")
+        raise ValueError(f"resources of container {name!r:.80} is not a mapping")
     security = entry.get("securityContext")
     return ContainerSpec(
-        name=str(entry.get("name") or ""),
+        name=name,
         limits=_texts(resources, "limits"),
         requests=_texts(resources, "requests"),
         env=frozenset(str(variable.get("name")) for variable in _list(entry, "env")),

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from deviceplugin.api.hami.keys import VendorKeys
 from deviceplugin.vendor.scheduling import Card, Demand, Obstacle, Reason, Rule
 
 __all__ = ["Selectors", "check", "selectors"]
+
+
+NAMED, LONGEST = 5, 40
+"""Parts of types that a reason names, and how many characters of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +89,8 @@ def _selected(card: Card, wanted: Selectors) -> Reason | None:
 
 
 def _listed(parts: frozenset[str] | set[str]) -> str:
-    return ", ".join(sorted(parts))[:80]
+    """The first of them, and how many more there are: an annotation may have thousands."""
+    first = nsmallest(NAMED, parts)
+    some = [text if len(text) <= LONGEST else f"{text[:LONGEST]}..." for text in first]
+    more = f" and {len(parts) - NAMED:,} more" if len(parts) > NAMED else ""
+    return ", ".join(some) + more

@@ -101,19 +101,35 @@ MIXED: Mapping[str, float] = MappingProxyType(
 )
 
 
+BOUNDS = (
+    ("nodes", 1, 100_000),
+    ("cards", 1, 64),
+    ("pods", 0, 1_000_000),
+    ("full", 0, 1),
+    ("churn", 0, 0.99),
+    ("deferred", 0, 1),
+)
+"""Of a plan's numbers. Where everybody left again nobody would ever be there."""
+MOST_SHARE = 1_000_000
+
+PODS_FOR_CARDS = (5, 4)
+"""So many pods are usual for so many cards."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A cluster to be made: so many `nodes` with so many `cards` each, and running `pods` on them.
 
-    `mix` gives the share of each of `SORTS`. A share `full` of the nodes has no room for most of
-    what is asked; on the others a share `churn` of those that came has left again. A share
+    Without a number of them there are as many pods as is usual, five for four cards, or as there is
+    room for. `mix` gives the share of each of `SORTS`. A share `full` of the nodes has no room for
+    most of what is asked; on the others a share `churn` of those that came has left again. A share
     `deferred` of the nodes hands grants over by evidence and needs no lock. Raises `ValueError` for
     numbers that no cluster has.
     """
 
     nodes: int = 100
     cards: int = 8
-    pods: int = 1000
+    pods: int | None = None
     mix: Mapping[str, float] = field(default_factory=lambda: MIXED)
     full: float = 0.1
     churn: float = 0.2
@@ -121,12 +137,15 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least, most in (("nodes", 1, 100_000), ("cards", 1, 64), ("pods", 0, 1_000_000)):
+        for name, least, most in BOUNDS:
             number = getattr(self, name)
-            if not least <= number <= most:
+            if number is not None and not least <= number <= most:
                 raise ValueError(f"{name} is {number}: it has to be from {least} to {most}")
-        if min(self.mix.values(), default=0.0) < 0 or not sum(self.mix.values()) > 0:
-            raise ValueError("mix: a share is not negative, and one of them is more than 0")
+        shares = self.mix.values()
+        if not all(0 <= share <= MOST_SHARE for share in shares) or not any(shares):
+            raise ValueError(
+                f"mix: a share is a number from 0 to {MOST_SHARE}, and one of them is more than 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +165,14 @@ def generate(plan: Plan, backends: Sequence[SchedulingBackend]) -> GeneratedClus
     names = _Names(dice, "pod")
     nodes = _nodes(plan, by_word, dice)
     full = round(plan.full * len(nodes))
-    pods = _filled(nodes[:full], plan.pods, 0.0, names, dice)
-    pods += _filled(nodes[full:], plan.pods - pods, plan.churn, names, dice)
-    if pods < plan.pods:
+    for_cards, of_cards = PODS_FOR_CARDS
+    usual = plan.nodes * plan.cards * for_cards // of_cards
+    wanted = usual if plan.pods is None else plan.pods
+    pods = _filled(nodes[:full], wanted, 0.0, names, dice)
+    pods += _filled(nodes[full:], wanted - pods, plan.churn, names, dice)
+    if plan.pods is not None and pods < wanted:
         raise ValueError(
-            f"{plan.nodes} nodes of {plan.cards} cards have room for {pods} of {plan.pods} pods: "
+            f"{plan.nodes} nodes of {plan.cards} cards have room for {pods} of {wanted} pods: "
             "make more nodes or fewer pods"
         )
     nodes.sort(key=lambda node: node.name)
@@ -196,11 +218,16 @@ def _backends(plan: Plan, backends: Sequence[SchedulingBackend]) -> Mapping[str,
     """The backends that the plan needs, by word. Raises `ValueError`."""
     by_word = {backend.keys.common_word: backend for backend in backends}
     if strange := plan.mix.keys() - SORTS.keys():
-        raise ValueError(f"no sort of node is called {sorted(strange)}: there are {list(SORTS)}")
+        raise ValueError(f"mix: no sort of node is called {min(strange)!r:.80}: {_known()}")
     words = {SORTS[name].word for name in plan.mix}
     if missing := words - by_word.keys():
-        raise ValueError(f"no vendor serves {sorted(missing)}: install it, or leave it out of mix")
+        sorts = ", ".join(name for name in plan.mix if SORTS[name].word in missing)
+        raise ValueError(f"mix: no installed vendor serves {sorts}: install it, or leave them out")
     return {word: by_word[word] for word in words}
+
+
+def _known() -> str:
+    return f"there are {', '.join(SORTS)}"
 
 
 class _Names:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from deviceplugin.cli.certificates import CertificateFlags
-from deviceplugin.cli.scheduler import duration, scheduler
+from deviceplugin.cli.scheduler import scheduler
+from deviceplugin.cli.values import duration
 from deviceplugin.scheduler.certificates.issued import SECRET_TYPE
 from deviceplugin.scheduler.pods import result_annotations
 from deviceplugin.scheduler.role import LEADER, ROLE

@@ -153,13 +153,14 @@ def test_an_unknown_pod_or_node_or_file(cluster: ApiServer, tmp_path: Path) -> N
     )  # fmt: skip
     found = run("explain", "team/waits", "--node", "nowhere")
     assert found.exit_code == 2
-    assert "no node nowhere" in found.output
+    assert "no node nowhere among 3; cpu-1 is one" in found.output
+    assert "did you mean gpu-2?" in run("explain", "team/waits", "--node", "gpu2").output
     found = run("explain", "team/waits", "-n", "other")
     assert found.exit_code == 2
     other = tmp_path / "list.json"
     other.write_text('{"kind": "List", "items": []}')
     found = run("explain", "team/waits", "--snapshot", str(other))
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "no snapshot: it has no format" in found.output
 
 
@@ -185,7 +186,7 @@ def test_without_any_way_to_a_server(
     (tmp_path / ".kube/config").write_text(kubeconfig.read_text())
     assert run("explain", "team/there").exit_code == 0
     found = run("explain", "team/there", "--context", "another")
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert "another" in found.output
 
 
@@ -202,3 +203,62 @@ def test_who_says_what_the_scheduler_would_do_takes_its_options(command: str) ->
     flags = {flag for parameter in found.params for flag in parameter.opts}
     assert flags >= DECIDING
     assert {flag for parameter in scheduler.params for flag in parameter.opts} >= DECIDING
+
+
+@pytest.mark.parametrize("pod", ["a/b/c", "a/", "/b", ""])
+def test_a_pod_that_none_can_be_is_wrong_usage(pod: str) -> None:
+    found = run("explain", pod)
+    assert found.exit_code == 2
+    assert f"{pod!r} is no pod: write NAME and --namespace, or NAMESPACE/NAME" in found.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file or directory"),
+        ("", "file is empty"),
+        ("hello", "not made as a kubeconfig is"),
+        ("{", "not YAML"),
+        ("current-context: x", "Invalid kube-config"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [("explain", "a/b"), ("snapshot", "-o", "/dev/null"), ("doctor", "--cluster")]
+)
+def test_a_kubeconfig_that_cannot_be_used_is_named(
+    tmp_path: Path, command: tuple[str, ...], text: str | None, says: str
+) -> None:
+    file = tmp_path / "kubeconfig"
+    if text is not None:
+        file.write_text(text)
+    found = run(*command, "--kubeconfig", str(file))
+    assert found.exit_code == 2
+    assert f"kubeconfig {file}: " in found.output
+    assert says in found.output
+    assert "correct --kubeconfig or KUBECONFIG" in found.output
+
+
+def test_a_device_configuration_that_is_refused_is_wrong_usage(tmp_path: Path) -> None:
+    for command in (["explain", "a/b"], ["simulate"]):
+        found = run(*command, "--snapshot" if command[0] == "explain" else "--generate", "nodes=1",
+                    "--device-config-file", str(tmp_path / "none.yaml"))  # fmt: skip
+        assert found.exit_code == 2
+        assert "none.yaml: no such file; correct the path" in found.output
+
+
+def test_a_file_that_cannot_be_written_is_named(cluster: ApiServer, tmp_path: Path) -> None:
+    file = tmp_path / "no-such-directory" / "cluster.json"
+    found = run("snapshot", "-o", str(file))
+    assert found.exit_code == 1
+    assert f"error: {file}: cannot be written: No such file or directory" in found.output
+
+
+def test_of_thousands_of_types_that_a_pod_wants_the_first_are_named_and_the_others_counted(
+    make: Any, cluster: ApiServer
+) -> None:
+    kinds = ",".join(f"kind{number:04}" for number in range(5000))
+    pod = make.pod("picky", annotations={"nvidia.com/use-gputype": kinds})
+    cluster.create("pods", pod)
+    found = run("explain", "team/picky", "--all-nodes")
+    text = " ".join(found.output.split())
+    assert "the pod wants kind0000, kind0001, kind0002, kind0003, kind0004 and 4,995 more" in text

@@ -163,10 +163,21 @@ def test_what_makes_pods_makes_as_many_as_it_says() -> None:
 @pytest.mark.parametrize(
     ("document", "says"),
     [
-        (1, "f: not an object"),
-        ({"kind": "Service"}, "f: a Service without metadata or spec"),
+        (1, "f: 1 is not an object of Kubernetes; give a Pod"),
+        ({"kind": "Service"}, "f: Service without metadata or spec"),
         ({"kind": "Service", "spec": {}}, "f: Service has no containers"),
-        ({"kind": "Pod", "spec": {"containers": ["x"]}}, "containers is not a list of mappings"),
+        (
+            {"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": ["x"]}},
+            "f: Pod p: containers is not a list of mappings; correct it",
+        ),
+        (
+            {"kind": "Pod", "spec": {"containers": [{"name": "main", "resources": "many"}]}},
+            "resources of container 'main' is not a mapping",
+        ),
+        ({"kind": "Pod", "metadata": {}, "spec": {"template": {"spec": 1}}}, "has no containers"),
+        ({"kind": "PodList", "items": None}, "f: a PodList without a list of items"),
+        ({"kind": "List", "items": []}, "f: nothing is in it; give a Pod"),
+        (None, "f: nothing is in it; give a Pod"),
     ],
 )
 def test_what_makes_no_pod_is_refused(document: Any, says: str) -> None:
@@ -251,44 +262,79 @@ def test_a_generated_cluster(files: Any) -> None:
     assert run("--generate", str(file), "--add", files[1]).output == first.output
 
 
+def test_without_a_number_of_pods_there_are_as_many_as_fit() -> None:
+    for plan, words in (("nodes=3", "DEVICES"), ("nodes=1,cards=1,mix=p800", "0 of 1 ")):
+        found = run("--generate", plan)
+        assert found.exit_code == 0, plan
+        assert words in found.output
+
+
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "says"),
     [
-        ((), 2, "give either a SNAPSHOT or --generate PLAN"),
-        (("--generate", "nodes"), 1, "'nodes' is not key=value"),
-        (("--generate", "nods=3"), 1, "no 'nods'; there are nodes, cards"),
-        (("--generate", "nodes=many"), 1, "nodes cannot be 'many'"),
-        (("--generate", "mix=abacus:1"), 1, f"there are {list(SORTS)}"),
-        (("--generate", "nodes=1,pods=1000"), 1, "room for"),
-        (("--generate", "/nowhere/plan.yaml"), 1, "/nowhere/plan.yaml"),
-        (("/nowhere/cluster.json",), 1, "cannot be read"),
+        ((), "give either a SNAPSHOT or --generate PLAN"),
+        (("--generate", "nodes"), "'nodes' is not key=value"),
+        (("--generate", "nods=3"), "no 'nods'; there are nodes, cards"),
+        (("--generate", "nodes=many"), 'nodes cannot be "many": write a whole number'),
+        (("--generate", "nodes=3,nodes=4"), "nodes stands twice"),
+        (("--generate", "mix=abacus:1"), f"'abacus': there are {', '.join(SORTS)}"),
+        (("--generate", "mix=t4:most"), 'mix cannot be "t4:most": write shares'),
+        (("--generate", "nodes=1,pods=1000"), "room for"),
+        (("--generate", "/nowhere/plan.yaml"), "/nowhere/plan.yaml: cannot be read: No such file"),
+        (
+            ("/nowhere/cluster.json",),
+            "for SNAPSHOT: /nowhere/cluster.json: cannot be read: No such",
+        ),
+        (("--generate", "nodes=1", "--add", "/nowhere.yaml"), "/nowhere.yaml: cannot be read: No"),
+        (("--generate", "nodes=1", "--add", "/dev/null"), "/dev/null: nothing is in it"),
+        (("--generate", "nodes=1", "--add", "/dev/zero"), "/dev/zero: larger than"),
+        (("--generate", "nodes=1", "--add", "/"), "for --add: /: cannot be read: Is a directory"),
+        (("--generate", "nodes=1", "--replicas", "2"), "give --add"),
+        (("--generate", "nodes=1", "--only-added"), "give --add"),
     ],
 )
-def test_what_cannot_be_simulated_is_said(arguments: Any, code: int, says: str) -> None:
+def test_what_cannot_be_simulated_is_wrong_usage(arguments: Any, says: str) -> None:
     found = run(*arguments)
-    assert found.exit_code == code
+    assert found.exit_code == 2
     assert says in found.output
+    assert "Errno" not in found.output
 
 
-def test_a_file_that_is_no_yaml_is_named(files: Any) -> None:
+@pytest.mark.parametrize(
+    ("text", "says"), [("{", "not YAML"), ("\0", "not YAML"), ("[" * 9999, "nested too deeply")]
+)
+def test_a_file_that_is_no_yaml_is_named(files: Any, text: str, says: str) -> None:
     file = files[2] / "bad.yaml"
-    file.write_text("{")
+    file.write_text(text)
     found = run(files[0], "--add", str(file))
-    assert found.exit_code == 1
-    assert f"{file}: not YAML" in found.output
+    assert found.exit_code == 2
+    assert f"{file}: {says}" in found.output
 
 
-@pytest.mark.parametrize("replicas", [-4, "x", 100_000_000, 2.5])
+@pytest.mark.parametrize("replicas", [-4, "x", 100_000_000, 2.5, True])
 def test_replicas_that_no_object_has_are_refused_by_name(replicas: object) -> None:
     document = {**DEPLOYMENT, "spec": {**DEPLOYMENT["spec"], "replicas": replicas}}
-    with pytest.raises(ValueError, match=r"f\.yaml: .* replicas of .*--replicas"):
+    with pytest.raises(
+        ValueError, match=r"f\.yaml: Deployment serve has .* replicas: .*--replicas"
+    ):
         list(comers([document], "f.yaml"))
 
 
 @pytest.mark.parametrize(
-    "plan", ["nodes=99999999999", "nodes=-1", "nodes=1,cards=100000000", "pods=-1", "mix=a100:0"]
+    "plan",
+    [
+        "nodes=99999999999",
+        "nodes=-1",
+        "nodes=1,cards=100000000",
+        "pods=-1",
+        "mix=a100:0",
+        "mix=a100:nan",
+        "churn=1",
+        "full=2",
+        "deferred=-1",
+    ],
 )
 def test_numbers_that_no_cluster_has_are_refused_at_once(plan: str) -> None:
     found = run("--generate", plan)
-    assert found.exit_code == 1
+    assert found.exit_code == 2
     assert plan.rpartition(",")[2].partition("=")[0] in found.output

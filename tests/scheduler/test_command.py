@@ -183,6 +183,15 @@ async def test_it_issues_its_certificate_and_the_api_server_calls_it_over_tls(
         (["--leader-elect=perhaps"], "not a valid boolean"),
         (["--node-lock-timeout=soon"], "write 5m"),
         (["--node-label-selector=gpu"], "not key=value"),
+        (["--node-label-selector=gpu=a b"], "can be on no node"),
+        (["--decision-lifetime=99999999999h"], "more than a year"),
+        (["--trusted-account=foo"], "write system:serviceaccount:NAMESPACE:NAME"),
+        (["--trusted-account=system:serviceaccount:foo"], "'system:serviceaccount:foo' is no acc"),
+        (["--agent-account=system:node:a"], "write system:serviceaccount:NAMESPACE:NAME"),
+        (["--tls-secret=A/B"], "'A/B' cannot be the name of a Secret: write the name alone"),
+        (["--tls-secret=a", "--tls-secret-namespace=a.b"], "cannot be the name of a Namespace"),
+        (["--leader-elect-resource-name=a/b"], "cannot be the name of a Lease"),
+        (["--tls-secret=a", "--mutating-webhook=A"], "name of a MutatingWebhookConfiguration"),
     ],
 )
 def test_flags_that_cannot_work_are_refused_with_a_remedy(flags: list[str], remedy: str) -> None:
@@ -191,13 +200,48 @@ def test_flags_that_cannot_work_are_refused_with_a_remedy(flags: list[str], reme
     assert remedy in " ".join(done.output.split())
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:99999", "127.0.0.1:-1", "nothing"])
-def test_an_address_that_is_none_is_refused_with_its_flag(listen: str) -> None:
-    flags = [f"--http_bind={listen}", "--metrics-bind-address="]
-    done = CliRunner().invoke(cli, ["scheduler", *flags])
+@pytest.mark.parametrize(
+    "listen",
+    ["127.0.0.1:99999", "127.0.0.1:-1", "nothing", "foo:bar", "::1:80", "http://a:80", "[a]:1"],
+)
+@pytest.mark.parametrize("flag", ["--http_bind", "--metrics-bind-address"])
+def test_an_address_that_is_none_is_refused_with_its_flag(flag: str, listen: str) -> None:
+    done = CliRunner().invoke(cli, ["scheduler", f"{flag}={listen}"])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{flag}': {listen!r} is no host:port; " in done.output
+
+
+@pytest.mark.parametrize("flag", ["--http_bind", "--metrics-bind-address"])
+def test_a_port_that_somebody_has_is_refused_with_its_flag(
+    bench: Any, tmp_path: Path, flag: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"127.0.0.1:{other.getsockname()[1]}"
+        flags = ["--http_bind=127.0.0.1:0", "--metrics-bind-address=", f"{flag}={listen}"]
+        environment = {"KUBECONFIG": str(bench.server.kubeconfig(tmp_path / "config"))}
+        done = CliRunner().invoke(cli, ["scheduler", *flags], env=environment)
     assert done.exit_code == 1
-    assert f"error: cannot listen on {listen!r}" in done.output
-    assert "with --http_bind" in done.output
+    assert (
+        f"error: cannot listen on {listen!r}: Address already in use; give another" in done.output
+    )
+    assert f"with {flag}" in done.output
+
+
+@pytest.mark.parametrize(
+    ("kubeconfig", "says"),
+    [
+        ("/nowhere/config", "kubeconfig /nowhere/config: No such file or directory; correct"),
+        (None, "no KUBECONFIG is set, and this is no pod with a service account"),
+    ],
+)
+def test_without_a_way_to_an_api_server_it_does_not_start(
+    kubeconfig: str | None, says: str
+) -> None:
+    flags = ["--http_bind=127.0.0.1:0", "--metrics-bind-address="]
+    environment = {"KUBECONFIG": kubeconfig, "KUBERNETES_SERVICE_HOST": None}
+    done = CliRunner().invoke(cli, ["scheduler", *flags], env=environment)
+    assert done.exit_code == 1
+    assert f"error: no way to the API server: {says}" in done.output
 
 
 def test_files_that_hold_no_certificate_are_refused_at_the_start(tmp_path: Path) -> None:

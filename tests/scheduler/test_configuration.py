@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry
 from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.cli.backends import Configured, configured
 from deviceplugin.cli.following import CHANGED, FAILED, Following
-from deviceplugin.cli.scheduler import IGNORED, SWITCHES, duration, everywhere, scheduler
+from deviceplugin.cli.scheduler import IGNORED, SWITCHES, scheduler
+from deviceplugin.cli.values import Address, duration
 from deviceplugin.config import ConfigError
 from deviceplugin.config.reload import Reloader
 
@@ -195,9 +196,9 @@ def test_what_is_no_duration_is_said_to_be_none(text: str) -> None:
 
 
 def test_an_address_without_a_host_is_every_address() -> None:
-    assert everywhere(":9395") == "0.0.0.0:9395"
-    assert everywhere("127.0.0.1:9395") == "127.0.0.1:9395"
-    assert everywhere("[::1]:9395") == "[::1]:9395"
+    assert Address().convert(":9395", None, None) == "0.0.0.0:9395"
+    assert Address().convert("127.0.0.1:9395", None, None) == "127.0.0.1:9395"
+    assert Address().convert("[::1]:9395", None, None) == "[::1]:9395"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("", 300), ("soon", 300)])

@@ -125,7 +125,7 @@ def test_some_nodes_are_full_and_what_is_left_on_others_is_in_pieces() -> None:
     [
         (Plan(nodes=1, pods=1000), BACKENDS, "room for"),
         (Plan(mix={"abacus": 1.0}), BACKENDS, "abacus"),
-        (Plan(mix={"a100": 1.0}), BACKENDS[:0], "no vendor serves"),
+        (Plan(mix={"a100": 1.0}), BACKENDS[:0], "no installed vendor serves a100"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused_with_the_reason(
