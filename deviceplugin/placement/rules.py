@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 
 from deviceplugin.api.hami.keys import VendorKeys
-from deviceplugin.vendor.scheduling import Card, Demand, Obstacle, Reason, Rule
+from deviceplugin.vendor.scheduling import Card, Demand, Obstacle, Reason, Rule, listed
 
 __all__ = ["Selectors", "check", "selectors"]
 
@@ -34,16 +34,11 @@ class Selectors:
 
 def selectors(annotations: Mapping[str, str], keys: VendorKeys) -> Selectors:
     """The selectors of a pod for one word."""
-
-    def listed(key: str | None) -> frozenset[str]:
-        parts = annotations.get(key, "").split(",") if key else ()
-        return frozenset(text for part in parts if (text := part.strip()))
-
     return Selectors(
-        listed(keys.use_uuid),
-        listed(keys.avoid_uuid),
-        frozenset(map(str.lower, listed(keys.use_type))),
-        frozenset(map(str.lower, listed(keys.avoid_type))),
+        listed(annotations, keys.use_uuid),
+        listed(annotations, keys.avoid_uuid),
+        frozenset(map(str.lower, listed(annotations, keys.use_type))),
+        frozenset(map(str.lower, listed(annotations, keys.avoid_type))),
     )
 
 

@@ -131,6 +131,11 @@ class Snapshot:
         """The device of that uuid, or None."""
         return next((device for device in self.devices if device.uuid == uuid), None)
 
+    @property
+    def by_index(self) -> Sequence[PhysicalDevice]:
+        """The devices in the vendor's own order."""
+        return sorted(self.devices, key=lambda device: (len(device.index), device.index))
+
 
 @dataclass(frozen=True, slots=True)
 class HealthEvent:
@@ -235,6 +240,13 @@ class Grant:
     memory_scaling: float = 1.0
     slot: str = ""
     """Which hardware partition of the device a scheduler means, ``geometry-position``."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing of the device is held back."""
+        total, memory, cores = self.device.memory_mib, self.memory_mib, self.cores_percent
+        all_memory = memory is None or (total is not None and memory >= total)
+        return all_memory and (cores is None or cores >= 100)
 
 
 @dataclass(frozen=True, slots=True)

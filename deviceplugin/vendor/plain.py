@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from deviceplugin.api.hami.keys import VendorKeys
 from deviceplugin.vendor.registered import INT32
 from deviceplugin.vendor.scheduling import (
+    STANDARD,
     Admission,
     ContainerSpec,
     Demand,
     PodSpec,
     RefusedError,
     Resources,
+    Rule,
     whole,
 )
 
@@ -51,7 +53,9 @@ def amount(container: ContainerSpec, resource: str, unit: int = 1, most: int = I
 @dataclass(frozen=True)
 class Plain:
     """Reads count, memory and cores. Memory that is not given is all of the card's; cores are
-    `default_cores` percent then. `runtime_class` is given to pods that name none.
+    `default_cores` percent then. `runtime_class` is given to pods that name none. `rules` are those
+    that a card must pass. `several_whole` says that several cards are whole ones: memory and cores
+    count for a single one only.
     """
 
     keys: VendorKeys
@@ -59,6 +63,8 @@ class Plain:
     default_cores: int = 0
     runtime_class: str = ""
     remembers: tuple[str, ...] = ()
+    rules: frozenset[Rule] = STANDARD
+    several_whole: bool = False
 
     def admit(self, container: ContainerSpec, pod: PodSpec) -> Admission:
         """Found where the limits name the count; refused where `demand` refuses."""
@@ -76,4 +82,7 @@ class Plain:
         if not count:
             return None
         percent = self.default_cores if cores is None else cores * 100 // units
-        return Demand(self.keys.common_word, count, memory or 0, cores_percent=percent)
+        if self.several_whole and count > 1:
+            memory, percent = 0, 100
+        word = self.keys.common_word
+        return Demand(word, count, memory or 0, cores_percent=percent, rules=self.rules)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from deviceplugin.vendor import NodeDevice, PhysicalDevice, ResourcePlan
+from deviceplugin.vendor import NodeDevice, PhysicalDevice, ResourcePlan, Snapshot
 
-__all__ = ["INT32", "node_device"]
+__all__ = ["INT32", "node_device", "node_devices"]
 
 INT32 = 2**31 - 1
 
@@ -29,3 +30,11 @@ def node_device(device: PhysicalDevice, plan: ResourcePlan, kind: str, **more: A
         "mode": plan.mode,
     }
     return NodeDevice(**{**values, **more})
+
+
+def node_devices(
+    plan: ResourcePlan, snapshot: Snapshot, kind: Callable[[PhysicalDevice], str]
+) -> tuple[NodeDevice, ...]:
+    """All of a resource, but for those of which the driver does not tell the memory."""
+    found = (snapshot.device(uuid) for uuid in plan.devices)
+    return tuple(node_device(d, plan, kind(d)) for d in found if d is not None and d.memory_mib)

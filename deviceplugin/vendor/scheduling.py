@@ -52,7 +52,10 @@ __all__ = [
     "Scorer",
     "Tenant",
     "Unfit",
+    "listed",
     "peak",
+    "taken",
+    "whole",
 ]
 
 
@@ -118,6 +121,16 @@ class PodSpec:
     containers: tuple[ContainerSpec, ...] = ()
     init_containers: tuple[ContainerSpec, ...] = ()
     runtime_class: str = ""
+
+    def listed(self, key: str | None) -> frozenset[str]:
+        """The parts of an annotation that names several things: see `listed`."""
+        return listed(self.annotations, key)
+
+
+def listed(annotations: Mapping[str, str], key: str | None) -> frozenset[str]:
+    """What an annotation lists with commas between; blanks do not count."""
+    parts = annotations.get(key, "").split(",") if key else ()
+    return frozenset(text for part in parts if (text := part.strip()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from deviceplugin.api.fields import Fields, Kind
+from deviceplugin.api.fields import Fields, Kind, UnfitError, many, whole
 from deviceplugin.api.problems import Problem, unknown_keys
 
-__all__ = ["read_section", "refuse"]
+__all__ = ["CARDS", "NO_CARDS", "Cards", "read_section", "refuse"]
 
 Row = tuple[str, str, Kind[Any]]
 """A key of the file, the attribute it fills, and its kind."""
@@ -34,3 +35,30 @@ def refuse(problems: Iterable[Problem]) -> None:
     """Raises `ValueError` with all of them, where there are any."""
     if told := "; ".join(str(problem) for problem in problems):
         raise ValueError(told)
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """Cards that the operator chose by their index, or `every` one."""
+
+    indices: frozenset[int] = frozenset()
+    every: bool = False
+
+    def __contains__(self, index: object) -> bool:
+        return self.every or index in self.indices
+
+
+NO_CARDS = Cards()
+
+
+def _cards(value: object) -> Cards:
+    if value in ("all", "none"):
+        return Cards(every=value == "all")
+    try:
+        return Cards(frozenset(many(whole(0, 63)).check(value)))
+    except UnfitError as error:
+        raise UnfitError(error.rule, "write all, none, or a list of card indices") from None
+
+
+CARDS: Kind[Cards] = Kind("all|none|indices", _cards)
+"""A choice of a node's cards."""

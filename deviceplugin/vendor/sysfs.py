@@ -9,9 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["PciDevice", "drm_nodes", "numa_node", "pci_devices", "read"]
+__all__ = [
+    "BUS",
+    "PciDevice",
+    "address",
+    "drm_nodes",
+    "numa_node",
+    "on_host",
+    "pci_devices",
+    "read",
+]
 
 MOST_BYTES = 4096
+BUS = "/sys/bus/pci/devices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,16 @@ class PciDevice:
     vendor: int
     device: int
     numa_node: int | None
+
+
+def on_host(root: str, path: str) -> Path:
+    """Where this process sees a path of the host."""
+    return Path(root) / path.lstrip("/")
+
+
+def address(domain: int, bus: int, device: int, function: int = 0) -> str:
+    """A place on the bus as the kernel writes it."""
+    return f"{domain:04x}:{bus:02x}:{device:02x}.{function:x}"
 
 
 def read(path: Path) -> str:
@@ -35,9 +55,8 @@ def read(path: Path) -> str:
 
 def pci_devices(root: str, vendor: int) -> Iterator[PciDevice]:
     """The devices of one PCI vendor, by address."""
-    bus = Path(root) / "sys/bus/pci/devices"
     try:
-        found = sorted(bus.iterdir())
+        found = sorted(on_host(root, BUS).iterdir())
     except OSError:
         return
     for path in found:
@@ -49,7 +68,7 @@ def pci_devices(root: str, vendor: int) -> Iterator[PciDevice]:
 
 def numa_node(root: str, address: str) -> int | None:
     """The NUMA node of a PCI device; None where the kernel knows none."""
-    return _numa(Path(root) / "sys/bus/pci/devices" / address.lower())
+    return _numa(_device(root, address))
 
 
 def drm_nodes(root: str, address: str) -> tuple[str, ...]:
@@ -62,7 +81,7 @@ def drm_nodes(root: str, address: str) -> tuple[str, ...]:
 
 
 def _device(root: str, address: str) -> Path:
-    return Path(root) / "sys/bus/pci/devices" / address.lower()
+    return on_host(root, BUS) / address.lower()
 
 
 def _numa(path: Path) -> int | None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from deviceplugin import registry
+from deviceplugin import health, registry
 from deviceplugin.api.hami.keys import MUTEX_LOCK
 from deviceplugin.config import load, settings_of
 from deviceplugin.probe.supervisor import DriverAbsent, Probe, ProbeFailed, SnapshotSeen, Timing
@@ -98,7 +98,7 @@ def _settings(vendor: str, root: str, section: Mapping[str, Any] | None) -> Vend
 
 @pytest.fixture
 def probed() -> Callable[..., Snapshot]:
-    """One discovery of a vendor in the real probe process. Raises `DriverError` with its reason;
+    """One discovery of a vendor in the real probe process, as the agent takes it. Raises `DriverError` with its reason;
     the cause of a failed probe is in front.
     """
 
@@ -113,7 +113,7 @@ def probed() -> Callable[..., Snapshot]:
                     return
                 match event:
                     case SnapshotSeen(snapshot):
-                        answer.set_result(snapshot)
+                        answer.set_result(health.admit(snapshot))
                     case DriverAbsent(reason):
                         answer.set_exception(DriverError(reason, absent=True))
                     case ProbeFailed(cause, reason):

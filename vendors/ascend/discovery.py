@@ -5,19 +5,16 @@ Source: ascend-and-mock.md A.5.2, A.5.5, A.6.3. A chip that fails costs itself a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TypeVar
 
 from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot, Usage, sysfs
+from deviceplugin.vendor.devices import answering, told
 from deviceplugin.vendors.ascend.chips import Chip
 from deviceplugin.vendors.ascend.configuration import Configuration
 from deviceplugin.vendors.ascend.library import AI_CORES, MEMORY_BANDWIDTH, Dcmi, Unit
 
 __all__ = ["PHYSICAL", "snapshot_of", "unit_of", "usage_of"]
-
-T = TypeVar("T")
 
 PHYSICAL = "physicalId"
 """Attribute: the number of ``/dev/davinci<n>``, which ascend-docker-runtime is told."""
@@ -31,37 +28,25 @@ MOST_TOLD = 8
 
 def snapshot_of(dcmi: Dcmi, configuration: Configuration, host_root: str) -> Snapshot:
     """All NPUs, by logic id. Raises `DriverError` where not even the cards are told."""
-    devices: list[PhysicalDevice] = []
-    problems = [*configuration.errors, *configuration.warnings]
-    told = [str(problem) for problem in problems]
-    for found in dcmi.units():
-        if isinstance(found, DriverError):
-            told.append(f"left out: {found}")
-            continue
-        try:
-            device = _device(dcmi, found, configuration, host_root)
-        except DriverError as error:
-            told.append(f"{found} left out: {error}")
-            continue
-        if device is not None:
-            devices.append(device)
-    attributes = {}
-    with contextlib.suppress(DriverError):
-        attributes["dcmiVersion"] = dcmi.version()
-    devices.sort(key=lambda device: int(device.index))
-    return Snapshot(tuple(devices), attributes, tuple(told))
+    problems = [str(problem) for problem in (*configuration.errors, *configuration.warnings)]
+    ask = partial(_device, dcmi, configuration, host_root)
+    found = answering(dcmi.units(problems), ask, problems, "NPU of")
+    devices = [device for device in found if device is not None]
+    by_index = tuple(sorted(devices, key=lambda device: int(device.index)))
+    version = told(dcmi.version)
+    return Snapshot(by_index, {"dcmiVersion": version} if version else {}, tuple(problems))
 
 
 def usage_of(dcmi: Dcmi, devices: Iterable[PhysicalDevice]) -> Iterator[Usage]:
     """How busy these are, as far as the driver says."""
     for device in devices:
         unit = unit_of(device)
-        memory = _told(partial(dcmi.memory_mib, unit))
+        memory = told(partial(dcmi.memory_mib, unit))
         yield Usage(
             device.uuid,
             memory[1] if memory else None,
-            _told(partial(dcmi.rate, unit, AI_CORES)),
-            _told(partial(dcmi.rate, unit, MEMORY_BANDWIDTH)),
+            told(partial(dcmi.rate, unit, AI_CORES)),
+            told(partial(dcmi.rate, unit, MEMORY_BANDWIDTH)),
         )
 
 
@@ -70,15 +55,8 @@ def unit_of(device: PhysicalDevice) -> Unit:
     return Unit(int(device.attributes[CARD]), int(device.attributes[UNIT]))
 
 
-def _told(ask: Callable[[], T]) -> T | None:
-    try:
-        return ask()
-    except DriverError:
-        return None
-
-
 def _device(
-    dcmi: Dcmi, unit: Unit, configuration: Configuration, host_root: str
+    dcmi: Dcmi, configuration: Configuration, host_root: str, unit: Unit
 ) -> PhysicalDevice | None:
     """The NPU at a place; None for what is no NPU or is hidden. Raises `DriverError`."""
     if unit.card in configuration.hidden_cards or not dcmi.is_npu(unit):
@@ -117,15 +95,13 @@ def _ailment(dcmi: Dcmi, unit: Unit) -> str:
         return str(error)
     if not state:
         return ""
-    codes: tuple[int, ...] = ()
-    with contextlib.suppress(DriverError):
-        codes = dcmi.error_codes(unit)
+    codes = told(partial(dcmi.error_codes, unit)) or ()
     shown = ", ".join(f"{code:#010x}" for code in codes[:MOST_TOLD])
     return f"its health is {state}, not 0" + (f"; error codes {shown}" if shown else "")
 
 
 def _numa_node(dcmi: Dcmi, unit: Unit, host_root: str) -> int | None:
-    bus = _told(partial(dcmi.bus, unit))
+    bus = told(partial(dcmi.bus, unit))
     return sysfs.numa_node(host_root, bus) if bus else None
 
 
@@ -133,8 +109,7 @@ def _attributes(dcmi: Dcmi, unit: Unit, physical: int, chip: Chip) -> Iterator[t
     yield PHYSICAL, str(physical)
     yield CARD, str(unit.card)
     yield UNIT, str(unit.device)
-    with contextlib.suppress(DriverError):
-        yield "driverMemoryMiB", str(dcmi.memory_mib(unit)[0])
-    if chip.paired:
-        with contextlib.suppress(DriverError):
-            yield "superPodId", str(dcmi.super_pod(unit))
+    if memory := told(partial(dcmi.memory_mib, unit)):
+        yield "driverMemoryMiB", str(memory[0])
+    if chip.paired and (pod := told(partial(dcmi.super_pod, unit))) is not None:
+        yield "superPodId", str(pod)

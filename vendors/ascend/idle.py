@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from deviceplugin.vendor import DriverError, PhysicalDevice
+from deviceplugin.vendor.sysfs import on_host
 from deviceplugin.vendors.ascend.discovery import unit_of
 from deviceplugin.vendors.ascend.library import Dcmi, Unit, Vnpu
 
@@ -28,7 +28,7 @@ DOMAIN = "huawei.com/"
 
 def strangers(root: str, ours: Collection[str]) -> str:
     """Why the vNPUs of this node may be another plugin's; empty when they are not."""
-    path = Path(root) / CHECKPOINT
+    path = on_host(root, CHECKPOINT)
     try:
         registered = json.loads(path.read_bytes())["Data"]["RegisteredDevices"]
         others = sorted(name for name in registered if name.startswith(DOMAIN) and name not in ours)

@@ -11,21 +11,16 @@ from collections.abc import Iterator
 from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_uint, c_ushort
 from ctypes import c_uint64 as u64
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import NamedTuple
 
 from deviceplugin.vendor import DriverError
-from deviceplugin.vendor.driver import DriverLibrary, Function, find_library, text_of
+from deviceplugin.vendor.devices import answering, told
+from deviceplugin.vendor.driver import DriverLibrary, Function, text_of
+from deviceplugin.vendor.sysfs import address
 
-__all__ = ["DIRECTORIES", "Dcmi", "Unit", "Vnpu", "opened"]
-
-NAMES = ("libdcmi.so",)
-DIRECTORIES = (
-    "usr/local/Ascend/driver/lib64/driver",
-    "usr/local/Ascend/driver/lib64",
-    "usr/local/Ascend/driver/lib64/common",
-    "usr/local/dcmi",
-)
+__all__ = ["Dcmi", "Unit", "Vnpu"]
 
 MOST_CARDS = 64
 MOST_IN_CARD = 4
@@ -36,7 +31,6 @@ MOST_PROCESSES = 32
 MOST_CODES = 128
 NO_DEVICE = 2**31 - 1
 """From here on a state of health means that there is no such device (A.5.5)."""
-DRIVER_CHOOSES = 0xFFFFFFFF
 
 NPU, VDIE = 0, 1
 VDEV_MANAGEMENT, ONE_VDEV, ALL_VDEVS = 52, 0, 1
@@ -91,30 +85,6 @@ class MemoryInfo(ctypes.Structure):
         ("hugepages_free", ctypes.c_ulong),
         ("utiliza", c_uint),
         ("reserve", ctypes.c_ubyte * 60),
-    )
-
-
-class CreateVdevice(ctypes.Structure):
-    """``dcmi_create_vdev_res_stru``; ascend-docker-runtime's call, not ours."""
-
-    _fields_ = (
-        ("vdev_id", c_uint),
-        ("vfg_id", c_uint),
-        ("template_name", c_char * 32),
-        ("reserved", ctypes.c_ubyte * 64),
-    )
-
-
-class CreatedVdevice(ctypes.Structure):
-    """``dcmi_create_vdev_out``."""
-
-    _fields_ = (
-        ("vdev_id", c_uint),
-        ("pcie_bus", c_uint),
-        ("pcie_device", c_uint),
-        ("pcie_func", c_uint),
-        ("vfg_id", c_uint),
-        ("reserved", ctypes.c_ubyte * 32),
     )
 
 
@@ -198,18 +168,6 @@ class SocTotal(ctypes.Structure):
     )
 
 
-class SocFree(ctypes.Structure):
-    """``dcmi_soc_free_resource``."""
-
-    _fields_ = (
-        ("vfg_num", c_uint),
-        ("vfg_bitmap", c_uint),
-        ("base", BaseResource),
-        ("computing", ComputingResource),
-        ("media", MediaResource),
-    )
-
-
 class SuperPod(ctypes.Structure):
     """``dcmi_spod_info``."""
 
@@ -249,60 +207,8 @@ class PcieInfo(ctypes.Structure):
 _INT, _UINT = POINTER(c_int), POINTER(c_uint)
 _UNIT = (c_int, c_int)
 
-FUNCTIONS = MappingProxyType(
-    {
-        "dcmi_init": Function(),
-        "dcmiv2_init": Function(),
-        "dcmi_get_dcmi_version": Function((c_char_p, c_int)),
-        "dcmi_get_card_list": Function((_INT, _INT, c_int)),
-        "dcmi_get_device_num_in_card": Function((c_int, _INT)),
-        "dcmi_get_device_type": Function((*_UNIT, _INT)),
-        "dcmi_get_device_logic_id": Function((_INT, *_UNIT)),
-        "dcmi_get_device_phyid_from_logicid": Function((c_uint, _UINT)),
-        "dcmi_get_device_chip_info": Function((*_UNIT, POINTER(ChipInfo))),
-        "dcmi_get_device_chip_info_v2": Function((*_UNIT, POINTER(ChipInfoV2))),
-        "dcmi_get_device_die_v2": Function((*_UNIT, c_int, POINTER(DieId))),
-        "dcmi_get_device_health": Function((*_UNIT, _UINT)),
-        "dcmi_get_device_errorcode_v2": Function((*_UNIT, _INT, _UINT, c_uint)),
-        "dcmi_get_device_hbm_info": Function((*_UNIT, POINTER(HbmInfo))),
-        "dcmi_get_device_memory_info_v3": Function((*_UNIT, POINTER(MemoryInfo))),
-        "dcmi_get_device_utilization_rate": Function((*_UNIT, c_int, _UINT)),
-        "dcmi_get_device_pcie_info_v2": Function((*_UNIT, POINTER(PcieInfo))),
-        "dcmi_get_device_resource_info": Function((*_UNIT, POINTER(ProcessMemory), _INT)),
-        "dcmi_get_device_info": Function((*_UNIT, c_int, c_uint, ctypes.c_void_p, _UINT)),
-        "dcmi_set_destroy_vdevice": Function((*_UNIT, c_uint)),
-    }
-)
 
-MEANINGS = MappingProxyType(
-    {
-        -8001: "bad parameter",
-        -8002: "no permission: the agent must run as root in a privileged container",
-        -8003: "a memory operation failed",
-        -8004: "a secure function failed",
-        -8005: "internal error",
-        -8006: "timeout",
-        -8007: "invalid device id",
-        -8008: "the device does not exist",
-        -8009: "ioctl failed",
-        -8010: "a message could not be sent",
-        -8011: "a message could not be received",
-        -8012: "not ready: the card has dropped",
-        -8013: "not supported in a container",
-        -8014: "a file operation failed",
-        -8015: "the reset failed",
-        -8016: "the reset was cancelled",
-        -8017: "an upgrade is under way",
-        -8020: "the device's resources are occupied",
-        -8022: "partitions are inconsistent",
-        -8023: "no such configuration",
-        -8255: "not supported by this device",
-    }
-)
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Unit:
+class Unit(NamedTuple):
     """A device by DCMI's two numbers: ``npu-smi`` calls them NPU and Chip (A.5.2)."""
 
     card: int
@@ -321,120 +227,157 @@ class Vnpu:
     used: bool
 
 
-class Dcmi:
-    """The initialised library. Every method raises `DriverError`."""
+class Dcmi(DriverLibrary):
+    """Devices by their unit. Every method raises `DriverError`."""
 
-    def __init__(self, library: DriverLibrary) -> None:
-        self._library = library
-        if not library.has("dcmi_init") and library.has("dcmiv2_init"):
+    names = ("libdcmi.so",)
+    directories = (
+        "/usr/local/Ascend/driver/lib64/driver",
+        "/usr/local/Ascend/driver/lib64",
+        "/usr/local/Ascend/driver/lib64/common",
+        "/usr/local/dcmi",
+    )
+    presence = "/dev/davinci_manager"
+    functions = MappingProxyType(
+        {
+            "dcmi_init": Function(),
+            "dcmiv2_init": Function(),
+            "dcmi_get_dcmi_version": Function((c_char_p, c_int)),
+            "dcmi_get_card_list": Function((_INT, _INT, c_int)),
+            "dcmi_get_device_num_in_card": Function((c_int, _INT)),
+            "dcmi_get_device_type": Function((*_UNIT, _INT)),
+            "dcmi_get_device_logic_id": Function((_INT, *_UNIT)),
+            "dcmi_get_device_phyid_from_logicid": Function((c_uint, _UINT)),
+            "dcmi_get_device_chip_info": Function((*_UNIT, POINTER(ChipInfo))),
+            "dcmi_get_device_chip_info_v2": Function((*_UNIT, POINTER(ChipInfoV2))),
+            "dcmi_get_device_die_v2": Function((*_UNIT, c_int, POINTER(DieId))),
+            "dcmi_get_device_health": Function((*_UNIT, _UINT)),
+            "dcmi_get_device_errorcode_v2": Function((*_UNIT, _INT, _UINT, c_uint)),
+            "dcmi_get_device_hbm_info": Function((*_UNIT, POINTER(HbmInfo))),
+            "dcmi_get_device_memory_info_v3": Function((*_UNIT, POINTER(MemoryInfo))),
+            "dcmi_get_device_utilization_rate": Function((*_UNIT, c_int, _UINT)),
+            "dcmi_get_device_pcie_info_v2": Function((*_UNIT, POINTER(PcieInfo))),
+            "dcmi_get_device_resource_info": Function((*_UNIT, POINTER(ProcessMemory), _INT)),
+            "dcmi_get_device_info": Function((*_UNIT, c_int, c_uint, ctypes.c_void_p, _UINT)),
+            "dcmi_set_destroy_vdevice": Function((*_UNIT, c_uint)),
+        }
+    )
+    starts = ("dcmi_init",)
+    meanings = MappingProxyType(
+        {
+            -8001: "bad parameter",
+            -8002: "no permission: the agent must run as root in a privileged container",
+            -8003: "a memory operation failed",
+            -8004: "a secure function failed",
+            -8005: "internal error",
+            -8006: "timeout",
+            -8007: "invalid device id",
+            -8008: "the device does not exist",
+            -8009: "ioctl failed",
+            -8010: "a message could not be sent",
+            -8011: "a message could not be received",
+            -8012: "not ready: the card has dropped",
+            -8013: "not supported in a container",
+            -8014: "a file operation failed",
+            -8015: "the reset failed",
+            -8016: "the reset was cancelled",
+            -8017: "an upgrade is under way",
+            -8020: "the device's resources are occupied",
+            -8022: "partitions are inconsistent",
+            -8023: "no such configuration",
+            -8255: "not supported by this device",
+        }
+    )
+    remedy = "see `npu-smi info` and the kernel's log on the node"
+
+    def start(self) -> None:
+        """Other cards have other calls."""
+        if not self.has("dcmi_init") and self.has("dcmiv2_init"):
             raise DriverError(
-                f"{library.path} offers dcmiv2_* calls only, as drivers of Ascend 950 do: these "
+                f"{self.path} offers dcmiv2_* calls only, as drivers of Ascend 950 do: these "
                 "cards are not supported; serve them with Huawei's own plugin"
             )
-        library.call("dcmi_init")
+        super().start()
 
     def version(self) -> str:
         """The version of DCMI."""
-        buffer = ctypes.create_string_buffer(33)
-        self._library.call("dcmi_get_dcmi_version", buffer, len(buffer))
-        return text_of(buffer)
+        return self.text("dcmi_get_dcmi_version", 33)
 
-    def units(self) -> Iterator[Unit | DriverError]:
-        """Every device of every card. A card that does not answer is an error among the rest."""
+    def units(self, problems: list[str]) -> Iterator[Unit]:
+        """Every device of every card; of one that does not answer the reason is in `problems`."""
         number, cards = c_int(0), (c_int * MOST_CARDS)()
-        self._library.call("dcmi_get_card_list", number, cards, MOST_CARDS)
-        for card in cards[: self._checked("dcmi_get_card_list", number.value, MOST_CARDS)]:
-            devices, call = c_int(0), "dcmi_get_device_num_in_card"
-            try:
-                self._library.call(call, card, devices)
-                count = self._checked(call, devices.value, MOST_IN_CARD)
-            except DriverError as error:
-                yield DriverError(f"card {card}: {error}")
-                continue
-            yield from (Unit(card, device) for device in range(count))
+        self.call("dcmi_get_card_list", number, cards, MOST_CARDS)
+        present = cards[: self._checked("dcmi_get_card_list", number.value, MOST_CARDS)]
+        for units in answering(present, self._units, problems):
+            yield from units
+
+    def _units(self, card: int) -> list[Unit]:
+        call = "dcmi_get_device_num_in_card"
+        count = self._checked(call, self.value(call, c_int, card), MOST_IN_CARD)
+        return [Unit(card, device) for device in range(count)]
 
     def is_npu(self, unit: Unit) -> bool:
         """Whether it is an NPU, and no controller or CPU of the card."""
-        if not self._library.has("dcmi_get_device_type"):
+        if not self.has("dcmi_get_device_type"):
             return True
-        kind = c_int(NPU)
-        self._call("dcmi_get_device_type", unit, kind)
-        return kind.value == NPU
+        return bool(self.value("dcmi_get_device_type", c_int, *unit) == NPU)
 
     def ids(self, unit: Unit) -> tuple[int, int]:
         """The logic id, which is dense on the host, and the physical one of ``/dev/davinci<n>``."""
-        logic, physical = c_int(-1), c_uint(MOST_IDS)
+        logic = c_int(-1)
         call = "dcmi_get_device_logic_id"
-        self._library.call(call, logic, unit.card, unit.device)
+        self.call(call, logic, *unit)
         self._checked(call, logic.value, MOST_IDS - 1)
         call = "dcmi_get_device_phyid_from_logicid"
-        self._library.call(call, logic.value, physical)
-        return logic.value, self._checked(call, physical.value, MOST_IDS - 1)
+        physical = self.value(call, lambda: c_uint(MOST_IDS), logic.value)
+        return logic.value, self._checked(call, physical, MOST_IDS - 1)
 
     def chip(self, unit: Unit) -> tuple[str, str]:
         """Type and name of the chip. Older drivers know the first version of the call only."""
-        name, info = "dcmi_get_device_chip_info_v2", ChipInfoV2()
-        if self._library.has(name):
-            try:
-                self._call(name, unit, info)
-                return text_of(info.chip_type), text_of(info.chip_name)
-            except DriverError:
-                if not self._library.has("dcmi_get_device_chip_info"):
-                    raise
-        old = ChipInfo()
-        self._call("dcmi_get_device_chip_info", unit, old)
-        return text_of(old.chip_type), text_of(old.chip_name)
+        newer = partial(self.filled, "dcmi_get_device_chip_info_v2", ChipInfoV2, *unit)
+        older = partial(self.filled, "dcmi_get_device_chip_info", ChipInfo, *unit)
+        info = (told(newer) or older()) if self.has("dcmi_get_device_chip_info") else newer()
+        return text_of(info.chip_type), text_of(info.chip_name)
 
     def vdie(self, unit: Unit) -> str:
         """The uuid: five words of the die in hexadecimal (A.5.5); empty where it has none."""
-        if not self._library.has("dcmi_get_device_die_v2"):
+        if not self.has("dcmi_get_device_die_v2"):
             return ""
-        die = DieId()
-        self._call("dcmi_get_device_die_v2", unit, VDIE, die)
+        die = self.filled("dcmi_get_device_die_v2", DieId, *unit, VDIE)
         return "-".join(f"{word:08X}" for word in die.soc_die) if any(die.soc_die) else ""
 
     def health(self, unit: Unit) -> int:
         """0 is healthy; what other numbers mean is documented nowhere."""
-        state = c_uint(0)
-        self._call("dcmi_get_device_health", unit, state)
-        if state.value >= NO_DEVICE:
-            raise DriverError(f"dcmi_get_device_health tells {state.value:#x}: no such device")
-        return state.value
+        state = int(self.value("dcmi_get_device_health", c_uint, *unit))
+        if state >= NO_DEVICE:
+            raise DriverError(f"dcmi_get_device_health tells {state:#x}: no such device")
+        return state
 
     def error_codes(self, unit: Unit) -> tuple[int, ...]:
         """The faults that the driver has found in it."""
         count, codes = c_int(0), (c_uint * MOST_CODES)()
         name = "dcmi_get_device_errorcode_v2"
-        self._call(name, unit, count, codes, MOST_CODES)
+        self.call(name, *unit, count, codes, MOST_CODES)
         return tuple(codes[: self._checked(name, count.value, MOST_CODES)])
 
     def memory_mib(self, unit: Unit) -> tuple[int, int]:
         """What there is and what is in use, of HBM or else of DDR: chips have one or the other."""
-        hbm = HbmInfo()
-        try:
-            self._call("dcmi_get_device_hbm_info", unit, hbm)
-        except DriverError:
-            hbm.memory_size = 0
-        if hbm.memory_size:
+        hbm = told(partial(self.filled, "dcmi_get_device_hbm_info", HbmInfo, *unit))
+        if hbm and hbm.memory_size:
             return int(hbm.memory_size), int(hbm.memory_usage)
-        memory = MemoryInfo()
-        self._call("dcmi_get_device_memory_info_v3", unit, memory)
+        memory = self.filled("dcmi_get_device_memory_info_v3", MemoryInfo, *unit)
         return int(memory.memory_size), max(0, memory.memory_size - memory.memory_available)
 
     def rate(self, unit: Unit, kind: int) -> int:
         """How busy a part of it is, in percent."""
-        percent, name = c_uint(0), "dcmi_get_device_utilization_rate"
-        self._call(name, unit, kind, percent)
-        return self._checked(name, percent.value, 100)
+        name = "dcmi_get_device_utilization_rate"
+        return self._checked(name, self.value(name, c_uint, *unit, kind), 100)
 
     def bus(self, unit: Unit) -> str:
-        """The address on the PCI bus, ``0000:c1:00.0``."""
-        info = PcieInfo()
-        self._call("dcmi_get_device_pcie_info_v2", unit, info)
-        return (
-            f"{info.domain & 0xFFFFFFFF:04x}:{info.bdf_busid:02x}:"
-            f"{info.bdf_deviceid:02x}.{info.bdf_funcid:x}"
-        )
+        """The place on the PCI bus."""
+        info = self.filled("dcmi_get_device_pcie_info_v2", PcieInfo, *unit)
+        domain = info.domain & 0xFFFFFFFF
+        return address(domain, info.bdf_busid, info.bdf_deviceid, info.bdf_funcid)
 
     def super_pod(self, unit: Unit) -> int:
         """The number of the super pod that it belongs to."""
@@ -458,19 +401,16 @@ class Dcmi:
         """Whether a process of the host or of a container uses it."""
         found, count = (ProcessMemory * MOST_PROCESSES)(), c_int(0)
         name = "dcmi_get_device_resource_info"
-        self._call(name, unit, found, count)
+        self.call(name, *unit, found, count)
         return self._checked(name, count.value, MOST_PROCESSES) > 0
 
     def destroy(self, unit: Unit, vnpu: int) -> None:
         """Remove a vNPU."""
-        self._call("dcmi_set_destroy_vdevice", unit, vnpu)
-
-    def _call(self, name: str, unit: Unit, *arguments: Any) -> None:
-        self._library.call(name, unit.card, unit.device, *arguments)
+        self.call("dcmi_set_destroy_vdevice", *unit, vnpu)
 
     def _info(self, unit: Unit, main: int, sub: int, buffer: ctypes.Structure) -> None:
         size = c_uint(ctypes.sizeof(buffer))
-        self._call("dcmi_get_device_info", unit, main, sub, ctypes.byref(buffer), size)
+        self.call("dcmi_get_device_info", *unit, main, sub, ctypes.byref(buffer), size)
 
     @staticmethod
     def _checked(what: str, value: int, most: int) -> int:
@@ -480,10 +420,3 @@ class Dcmi:
                 "not fit together; install both from one package"
             )
         return value
-
-
-def opened(root: str) -> Dcmi:
-    """The library below the host's root. Raises `DriverError`, absent where there is none."""
-    path = find_library(root, NAMES, DIRECTORIES, "dev/davinci_manager")
-    remedy = "see `npu-smi info` and the kernel's log on the node"
-    return Dcmi(DriverLibrary(path, FUNCTIONS, MEANINGS, remedy=remedy))

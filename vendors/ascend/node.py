@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from deviceplugin.api.hami.keys import ascend
 from deviceplugin.vendor import (
@@ -27,12 +26,13 @@ from deviceplugin.vendor import (
 )
 from deviceplugin.vendor.registered import node_device
 from deviceplugin.vendor.section import refuse
+from deviceplugin.vendor.sysfs import on_host
 from deviceplugin.vendors.ascend import handover
 from deviceplugin.vendors.ascend.chips import Chip
 from deviceplugin.vendors.ascend.configuration import configured
 from deviceplugin.vendors.ascend.discovery import snapshot_of, usage_of
 from deviceplugin.vendors.ascend.idle import IdleVnpus, strangers
-from deviceplugin.vendors.ascend.library import Dcmi, opened
+from deviceplugin.vendors.ascend.library import Dcmi
 
 __all__ = ["AscendNode"]
 
@@ -86,7 +86,7 @@ class AscendNode:
 
     def _library(self) -> Dcmi:
         if self._dcmi is None:
-            self._dcmi = opened(self._root)
+            self._dcmi = Dcmi.opened(self._root)
         return self._dcmi
 
     def _resources(self) -> frozenset[str]:
@@ -100,9 +100,7 @@ class AscendNode:
         Raises `ValueError` where the operator wants turns on them, which nothing could limit.
         """
         members: dict[Chip, list[str]] = {}
-        for device in sorted(
-            snapshot.devices, key=lambda device: (len(device.index), device.index)
-        ):
+        for device in snapshot.by_index:
             if (chip := self._configuration.chip(device.model)) is not None:
                 members.setdefault(chip, []).append(device.uuid)
         plans: dict[str, ResourcePlan] = {}
@@ -154,7 +152,7 @@ class AscendNode:
     def impediment(self, plan: ResourcePlan) -> str:
         """Without the runtime containers would start, and find no NPU."""
         place = self._configuration.runtime_config
-        if not place or (Path(self._root) / place.lstrip("/")).is_dir():
+        if not place or on_host(self._root, place).is_dir():
             return ""
         return (
             f"{place} is not on the node: ascend-docker-runtime, without which no container sees "

@@ -7,11 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from types import MappingProxyType
 
 from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot
-from deviceplugin.vendor.sysfs import drm_nodes, numa_node, pci_devices
+from deviceplugin.vendor.devices import answering, linked, told
+from deviceplugin.vendor.sysfs import drm_nodes, numa_node, on_host, pci_devices
 from deviceplugin.vendors.hygon.configuration import ADDRESS, UNITS, Configuration
 from deviceplugin.vendors.hygon.library import RocmSmi
 
@@ -78,29 +79,18 @@ class Discovery:
 
         Raises `DriverError`.
         """
-        library = RocmSmi(self._root)
-        try:
-            problems = [*self._config.problems, *self._missing_directories()]
-            found, places = [], set()
-            control = _control(self._root)
-            for index in range(library.count()):
-                try:
-                    address = library.address(index)
-                    places.add(address)
-                    found.append(self._card(library, index, address, control))
-                except DriverError as error:
-                    problems.append(f"card {index} is left out: {error}")
-            devices = list(self._named(found, problems))
-            problems += self._undivided(devices)
-            problems += self._unlisted(places)
-            links = {device.uuid: dict(_links(library, device, devices)) for device in devices}
-        finally:
-            library.close()
-        return Snapshot(
-            tuple(replace(d, links=links[d.uuid]) for d in devices), {}, tuple(problems)
-        )
+        problems = [*self._config.problems, *self._missing_directories()]
+        places: set[str] = set()
+        with RocmSmi.session(self._root) as library:
+            ask = partial(self._card, library, places, _control(self._root))
+            found = list(answering(range(library.count()), ask, problems))
+            devices = linked(list(self._named(found, problems)), partial(_near, library))
+        problems += [*self._undivided(devices), *self._unlisted(places)]
+        return Snapshot(devices, {}, tuple(problems))
 
-    def _card(self, library: RocmSmi, index: int, address: str, control: str) -> _Card:
+    def _card(self, library: RocmSmi, places: set[str], control: str, index: int) -> _Card:
+        address = library.address(index)
+        places.add(address)
         number = library.device_id(index)
         model = MODELS.get(number, f"{number:04x}")
         nodes = drm_nodes(self._root, address)
@@ -118,19 +108,19 @@ class Discovery:
             index=str(index),
             model=model,
             memory_mib=self._memory_mib.get(address),
-            numa_node=_numa_node(library, index, self._root, address),
+            numa_node=_numa_node(library, self._root, address, index),
             device_nodes=nodes,
             healthy=not reason,
             reason=reason,
             attributes={ADDRESS: address, UNITS: str(self._config.compute_units.get(model, 0))},
         )
-        serial = _serial(library, index)
+        serial = told(partial(library.serial, index)) or ""
         names = (
             [f"DCU-{serial}"]
             if _SERIAL.fullmatch(serial) and serial.lower() not in _NO_SERIAL
             else []
         )
-        if unique := _unique_id(library, index):
+        if unique := told(partial(library.unique_id, index)):
             names.append(f"DCU-{unique:016x}")
         return _Card(device, serial, (*names, f"DCU-{address.replace(':', '-')}"))
 
@@ -182,7 +172,7 @@ class Discovery:
             (self._config.toolkit, "hygon.toolkitRoot"),
             (self._config.hyhal, "hygon.hyhalRoot"),
         ):
-            if path and not (Path(self._root) / path.lstrip("/")).is_dir():
+            if path and not on_host(self._root, path).is_dir():
                 yield (
                     f"{path}, which containers get, is not on this node: install it, or name its "
                     f"directory ({what})"
@@ -191,45 +181,20 @@ class Discovery:
 
 def _control(root: str) -> str:
     """Why no container could use any card; empty when nothing is in the way."""
-    if not (Path(root) / "dev/mkfd").exists():
+    if not on_host(root, "/dev/mkfd").exists():
         return "/dev/mkfd is not there: load the driver"
     try:
-        os.close(os.open(Path(root) / "dev/kfd", os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(on_host(root, "/dev/kfd"), os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return f"/dev/kfd cannot be opened ({error.strerror}): see dmesg"
     return ""
 
 
-def _numa_node(library: RocmSmi, index: int, root: str, address: str) -> int | None:
-    try:
-        number = library.numa_node(index)
-    except DriverError:
-        return numa_node(root, address)
-    return number if number < MOST_NUMA_NODES else numa_node(root, address)
+def _numa_node(library: RocmSmi, root: str, address: str, index: int) -> int | None:
+    number = told(partial(library.numa_node, index))
+    known = number is not None and number < MOST_NUMA_NODES
+    return number if known else numa_node(root, address)
 
 
-def _serial(library: RocmSmi, index: int) -> str:
-    try:
-        return library.serial(index)
-    except DriverError:
-        return ""
-
-
-def _unique_id(library: RocmSmi, index: int) -> int:
-    try:
-        return library.unique_id(index)
-    except DriverError:
-        return 0
-
-
-def _links(
-    library: RocmSmi, device: PhysicalDevice, devices: Sequence[PhysicalDevice]
-) -> Iterator[tuple[str, int]]:
-    for other in devices:
-        if other is device:
-            continue
-        try:
-            if library.linked(int(device.index), int(other.index)):
-                yield other.uuid, LINKED
-        except DriverError:
-            continue
+def _near(library: RocmSmi, one: PhysicalDevice, other: PhysicalDevice) -> int:
+    return LINKED if told(partial(library.linked, int(one.index), int(other.index))) else 0

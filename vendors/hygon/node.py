@@ -19,12 +19,11 @@ from deviceplugin.vendor import (
     NodeDevice,
     Owner,
     ResourcePlan,
-    Sharing,
     Snapshot,
-    Split,
     VendorSettings,
 )
-from deviceplugin.vendor.registered import node_device
+from deviceplugin.vendor.devices import READ_ONLY, READ_WRITE, nodes_of, shares_of
+from deviceplugin.vendor.registered import node_devices
 from deviceplugin.vendors.hygon.configuration import ADDRESS, UNITS, configuration
 from deviceplugin.vendors.hygon.vdev import parsed, units_of
 from deviceplugin.vendors.hygon.vdevfiles import VdevFiles
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 KEYS = VENDORS["DCU"]
 VDEV = "vdev"
-BIND = ("rw", "nosuid", "nodev", "bind")
-READ_ONLY = ("ro", "nosuid", "nodev", "bind")
 
 
 class HygonNode:
@@ -86,25 +83,17 @@ class HygonNode:
                 f"sharing: {config.count} is shared by virtual DCUs: remove it, and write how many "
                 "containers a card has (hygon.deviceSplitCount), with isolation: none for turns"
             )
-        devices = sorted(snapshot.devices, key=lambda device: int(device.index))
-        limited = Sharing.LIMITED if settings.enforce_isolation else Sharing.TIME_SLICING
-        split = Split(config.splits, "-fake-", limited, together=True)
-        uuids = tuple(device.uuid for device in devices)
-        plan = ResourcePlan(
-            config.count, uuids, split if config.splits > 1 else Split(), KEYS, "hami"
-        )
-        return [plan] if uuids else []
+        split = shares_of(config.splits, settings, separator="-fake-", together=True)
+        uuids = tuple(device.uuid for device in snapshot.by_index)
+        return [ResourcePlan(config.count, uuids, split, KEYS, "hami")] if uuids else []
 
     def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
         """The cards with their names in the type, by which pods choose."""
-        found = (snapshot.device(uuid) for uuid in plan.devices)
-        return tuple(
-            node_device(d, plan, f"DCU-{d.model}") for d in found if d is not None and d.memory_mib
-        )
+        return node_devices(plan, snapshot, lambda card: f"DCU-{card.model}")
 
     def examine(self, grants: Sequence[Grant], owner: Owner) -> None:
         """Raises `ValueError` for parts of several cards: the driver reads one virtual DCU."""
-        if len(grants) > 1 and not all(map(_is_whole, grants)):
+        if len(grants) > 1 and not all(grant.is_whole for grant in grants):
             names = self._configuration.resources
             raise ValueError(
                 "a container has one virtual DCU or whole cards: ask for one card with "
@@ -113,7 +102,7 @@ class HygonNode:
 
     def slot_request(self, grant: Grant, owner: Owner) -> Mapping[str, Any] | None:
         """What a virtual DCU has to be; None for a whole card. Raises `ValueError`."""
-        if _is_whole(grant) or VDEV in grant.device.attributes:
+        if grant.is_whole or VDEV in grant.device.attributes:
             return None
         device, names = grant.device, self._configuration.resources
         of = int(device.attributes.get(UNITS) or 0)
@@ -166,25 +155,15 @@ class HygonNode:
         """
         self.examine(grants, owner)
         config = self._configuration
-        nodes = [DeviceNode(path, permissions="rwm") for path in ("/dev/kfd", "/dev/mkfd")]
-        nodes += [
-            DeviceNode(path, permissions="rw") for g in grants for path in g.device.device_nodes
-        ]
+        control = (DeviceNode(path, permissions="rwm") for path in ("/dev/kfd", "/dev/mkfd"))
         mounts = []
         for grant in grants:
-            if _is_whole(grant):
+            if grant.is_whole:
                 continue
             if not (directory := grant.device.attributes.get(VDEV)):
                 raise ValueError(f"no virtual DCU of {grant.device.uuid} was made for this part")
-            mounts.append(Mount(directory, "/etc/vdev/docker/", BIND))
+            mounts.append(Mount(directory, "/etc/vdev/docker/", READ_WRITE))
             mounts.append(Mount(config.toolkit, "/opt/hygondriver", READ_ONLY))
         if config.hyhal:
             mounts.append(Mount(config.hyhal, "/opt/hyhal", READ_ONLY))
-        return ContainerEdits({}, tuple(nodes), tuple(mounts))
-
-
-def _is_whole(grant: Grant) -> bool:
-    """Whether nothing of the card is held back."""
-    total = grant.device.memory_mib
-    memory = grant.memory_mib is None or (total is not None and grant.memory_mib >= total)
-    return memory and (grant.cores_percent is None or grant.cores_percent >= 100)
+        return ContainerEdits({}, (*control, *nodes_of(grants)), tuple(mounts))

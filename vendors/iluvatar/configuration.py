@@ -14,8 +14,10 @@ from deviceplugin.api.problems import Problem, unknown_keys
 from deviceplugin.vendor.scheduling import Resources
 from deviceplugin.vendor.section import read_section, refuse
 
-SECTION, CHIPS = "iluvatar", "iluvatars"
+SECTION, ENTRIES = "iluvatar", "iluvatars"
 MEMORY_UNIT_MIB = 256
+CHIPS = "chips"
+"""The attribute with the uuids of a card's chips, joined by commas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ _CHIP_ROWS: tuple[tuple[str, str, Kind[Any]], ...] = (
 
 def configuration(section: Mapping[str, Any]) -> Configuration:
     """Both sections, typed. Raises `ValueError` that names every value that does not fit."""
-    values, problems = read_section(section, SECTION, _ROWS, also=(CHIPS,))
+    values, problems = read_section(section, SECTION, _ROWS, also=(ENTRIES,))
     chips, more = _chips(section)
     return Configuration(**values, chips=chips or KNOWN, problems=(*problems, *more))
 
@@ -96,7 +98,7 @@ def _chips(section: Mapping[str, Any]) -> tuple[tuple[Chip, ...], tuple[str, ...
     wrong: list[Problem] = []
     warnings: list[Problem] = []
     found: dict[str, Chip] = {}
-    for entry in Fields(section, "configuration", "", wrong).mappings(CHIPS):
+    for entry in Fields(section, "configuration", "", wrong).mappings(ENTRIES):
         values = entry.values(_CHIP_ROWS)
         word = values.pop("word", values.get("chip", ""))
         if not word:

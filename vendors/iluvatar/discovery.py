@@ -3,132 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from ctypes import c_void_p
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot
-from deviceplugin.vendor.sysfs import numa_node
-from deviceplugin.vendors.iluvatar.configuration import Configuration
+from deviceplugin.vendor.devices import answering, linked
+from deviceplugin.vendor.sysfs import numa_node, on_host
+from deviceplugin.vendors.iluvatar.configuration import CHIPS, Configuration
 from deviceplugin.vendors.iluvatar.library import HEALTH, Ixml
 
 MIB = 1 << 20
 CONTROL = "/dev/itrctl"
-CHIPS = "chips"
-"""The attribute with the uuids of a card's chips, joined by commas."""
+POSITION = "position"
+"""The attribute of a chip that says where it is on its board."""
 
+FIRST = "0"
 SAME_BOARD = 60
-
-
-@dataclass(frozen=True, slots=True)
-class _Chip:
-    handle: c_void_p
-    device: PhysicalDevice
-    position: int
 
 
 def discover(root: str, config: Configuration) -> Snapshot:
     """The cards, one that fails left out with its reason. Raises `DriverError`."""
-    library = Ixml(root)
-    try:
-        problems: list[str] = []
-        chips = list(_chips(library, root, config, problems))
-        cards = (
-            [[chip] for chip in chips]
-            if config.split_board or not library.has("nvmlDeviceOnSameBoard")
-            else list(_boards(library, chips))
+    problems: list[str] = []
+    with Ixml.session(root) as library:
+        ask = partial(_chip, library, root, config)
+        chips = list(answering(range(library.count()), ask, problems, "chip"))
+        whole = not config.split_board and library.tells_boards
+        boards = list(_boards(library, chips)) if whole else [[chip] for chip in chips]
+        control = (CONTROL,) if on_host(root, CONTROL).exists() else ()
+        cards = linked([_card(board, control) for board in boards], partial(_near, library))
+        version = library.driver_version()
+    facts = {"driverVersion": version} if version else {}
+    return Snapshot(cards, facts, (*config.problems, *problems))
+
+
+def _chip(library: Ixml, root: str, config: Configuration, index: int) -> PhysicalDevice:
+    model, health = library.name(index), library.health(index)
+    if config.chip_of(model) is None:
+        known = ", ".join(sorted(chip.name for chip in config.chips))
+        raise DriverError(
+            f"no entry of iluvatars has a chipName in its model {model!r:.60} (there are {known}); "
+            "add one"
         )
-        links = _links(library, cards)
-        version = library.driver_version() if library.has("nvmlSystemGetDriverVersion") else ""
-    finally:
-        library.close()
-    control = (CONTROL,) if (Path(root) / CONTROL.lstrip("/")).exists() else ()
-    return Snapshot(
-        tuple(_card(card, control, links) for card in cards),
-        {"driverVersion": version} if version else {},
-        (*config.problems, *problems),
-    )
-
-
-def _chips(library: Ixml, root: str, config: Configuration, problems: list[str]) -> Iterator[_Chip]:
-    seen: set[str] = set()
-    for index in range(library.count()):
-        try:
-            chip = _chip(library, library.handle(index), index, root)
-        except DriverError as error:
-            problems.append(f"chip {index} is left out: {error}")
-            continue
-        device = chip.device
-        if not device.uuid or device.uuid in seen:
-            what = f"its uuid {device.uuid} is another's" if device.uuid else "it has no uuid"
-            problems.append(f"chip {index} is left out: {what}")
-        elif config.chip_of(device.model) is None:
-            known = ", ".join(sorted(chip.name for chip in config.chips))
-            problems.append(
-                f"chip {index} is left out: no entry of iluvatars has a chipName in its model "
-                f"{device.model!r:.60} (there are {known}); add one"
-            )
-        else:
-            seen.add(device.uuid)
-            yield chip
-
-
-def _chip(library: Ixml, handle: c_void_p, index: int, root: str) -> _Chip:
-    minor = library.minor(handle)
-    health = library.health(handle) if library.has("ixmlDeviceGetHealth") else 0
     ills = [text for bit, text in HEALTH.items() if health & bit]
-    device = PhysicalDevice(
-        uuid=library.uuid(handle),
+    return PhysicalDevice(
+        uuid=library.uuid(index),
         index=str(index),
-        model=library.name(handle),
-        memory_mib=library.memory(handle).total // MIB or None,
-        numa_node=numa_node(root, library.address(handle)),
-        device_nodes=(f"/dev/iluvatar{minor}",),
+        model=model,
+        memory_mib=library.memory(index).total // MIB or None,
+        numa_node=numa_node(root, library.address(index)),
+        device_nodes=(f"/dev/iluvatar{library.minor(index)}",),
         healthy=not health,
         reason=f"the driver reports {', '.join(ills) or hex(health)}" if health else "",
+        attributes={POSITION: str(library.board_position(index))},
     )
-    position = library.board_position(handle) if library.has("ixmlDeviceGetBoardPosition") else 0
-    return _Chip(handle, device, position)
 
 
-def _boards(library: Ixml, chips: Sequence[_Chip]) -> Iterator[list[_Chip]]:
+def _boards(library: Ixml, chips: Sequence[PhysicalDevice]) -> Iterator[list[PhysicalDevice]]:
     """The chips by board, the first of each in front."""
     left = list(chips)
     while left:
         first = left.pop(0)
-        same = [chip for chip in left if library.on_same_board(first.handle, chip.handle)]
+        same = [c for c in left if library.on_same_board(int(first.index), int(c.index))]
         left = [chip for chip in left if chip not in same]
-        yield sorted([first, *same], key=lambda chip: chip.position)
+        yield sorted([first, *same], key=lambda chip: int(chip.attributes[POSITION]))
 
 
-def _card(
-    chips: Sequence[_Chip], control: tuple[str, ...], links: dict[tuple[str, str], int]
-) -> PhysicalDevice:
-    master = chips[0].device
-    ill = next((chip.device for chip in chips if not chip.device.healthy), None)
-    memory = sum(chip.device.memory_mib or 0 for chip in chips)
-    card = replace(
-        master,
-        memory_mib=memory or None,
-        device_nodes=(*(node for chip in chips for node in chip.device.device_nodes), *control),
-        links={other: score for (one, other), score in links.items() if one == master.uuid},
-        attributes={CHIPS: ",".join(chip.device.uuid for chip in chips)},
-    )
-    if chips[0].position != 0 and len(chips) == 1:
+def _card(chips: Sequence[PhysicalDevice], control: tuple[str, ...]) -> PhysicalDevice:
+    master = chips[0]
+    reason = next((chip.reason for chip in chips if not chip.healthy), "")
+    if len(chips) == 1 and master.attributes[POSITION] != FIRST:
         reason = "the other chip of its board does not answer"
-        return replace(card, healthy=False, reason=reason)
-    return card if ill is None else replace(card, healthy=False, reason=ill.reason)
+    return replace(
+        master,
+        memory_mib=sum(chip.memory_mib or 0 for chip in chips) or None,
+        device_nodes=(*(node for chip in chips for node in chip.device_nodes), *control),
+        healthy=not reason,
+        reason=reason,
+        attributes={CHIPS: ",".join(chip.uuid for chip in chips)},
+    )
 
 
-def _links(library: Ixml, cards: Sequence[Sequence[_Chip]]) -> dict[tuple[str, str], int]:
-    """Scores between cards, higher the nearer."""
-    if not library.has("nvmlDeviceGetTopologyCommonAncestor"):
-        return {}
-    found = {}
-    for one in cards:
-        for other in cards:
-            if one is not other:
-                level = library.common_ancestor(one[0].handle, other[0].handle)
-                pair = (one[0].device.uuid, other[0].device.uuid)
-                found[pair] = SAME_BOARD - level
-    return found
+def _near(library: Ixml, one: PhysicalDevice, other: PhysicalDevice) -> int:
+    level = library.common_ancestor(int(one.index), int(other.index))
+    return 0 if level is None else SAME_BOARD - level

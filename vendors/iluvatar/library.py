@@ -5,30 +5,11 @@ few calls of its own. Only the probe loads it.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_uint, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_uint, c_uint64, c_void_p
 from types import MappingProxyType
-from typing import Any
 
-from deviceplugin.vendor.driver import DriverLibrary, Function, find_library, text_of
-
-NAMES = ("libixml.so",)
-DIRECTORIES = ("/usr/local/corex/lib64", "/usr/local/corex/lib")
-PRESENCE = "/dev/itrctl"
-
-MEANINGS = MappingProxyType(
-    {
-        1: "not initialised",
-        2: "invalid argument",
-        3: "not supported",
-        4: "no permission",
-        6: "not found",
-        9: "the driver is not loaded",
-        13: "a symbol is missing",
-        15: "the card is lost",
-        999: "unknown",
-    }
-)
+from deviceplugin.vendor.driver import NVML_MEANINGS, DriverLibrary, Function
+from deviceplugin.vendor.sysfs import address
 
 HEALTH = MappingProxyType(
     {
@@ -64,104 +45,98 @@ class PciInfo(ctypes.Structure):
     )
 
 
-_HANDLE = c_void_p
-FUNCTIONS = MappingProxyType(
-    {
-        "nvmlInit_v2": Function(),
-        "nvmlShutdown": Function(),
-        "nvmlSystemGetDriverVersion": Function((c_char_p, c_uint)),
-        "nvmlDeviceGetCount_v2": Function((POINTER(c_uint),)),
-        "nvmlDeviceGetHandleByIndex_v2": Function((c_uint, POINTER(_HANDLE))),
-        "nvmlDeviceGetUUID": Function((_HANDLE, c_char_p, c_uint)),
-        "nvmlDeviceGetName": Function((_HANDLE, c_char_p, c_uint)),
-        "nvmlDeviceGetMinorNumber": Function((_HANDLE, POINTER(c_uint))),
-        "nvmlDeviceGetMemoryInfo": Function((_HANDLE, POINTER(Memory))),
-        "nvmlDeviceGetPciInfo_v3": Function((_HANDLE, POINTER(PciInfo))),
-        "nvmlDeviceOnSameBoard": Function((_HANDLE, _HANDLE, POINTER(ctypes.c_int))),
-        "nvmlDeviceGetTopologyCommonAncestor": Function((_HANDLE, _HANDLE, POINTER(ctypes.c_int))),
-        "ixmlDeviceGetBoardPosition": Function((_HANDLE, POINTER(c_uint))),
-        "ixmlDeviceGetHealth": Function((_HANDLE, POINTER(c_uint64))),
-    }
-)
+_HANDLE, _TO_INT = c_void_p, POINTER(c_int)
 
 
-class Ixml:
-    """An initialised library. Raises `DriverError`."""
+class Ixml(DriverLibrary):
+    """Chips by their index. Every method raises `DriverError`; what older libraries cannot tell is
+    what it would be of a healthy chip alone on its board.
+    """
 
-    def __init__(self, root: str) -> None:
-        path = find_library(root, NAMES, DIRECTORIES, PRESENCE)
-        self._library = DriverLibrary(path, FUNCTIONS, MEANINGS, remedy="see ixsmi and dmesg")
-        self._library.call("nvmlInit_v2")
-
-    def close(self) -> None:
-        """Give the driver back what it holds."""
-        if self._library.has("nvmlShutdown"):
-            self._library.call("nvmlShutdown")
-
-    def has(self, call: str) -> bool:
-        """Whether this driver offers a call."""
-        return self._library.has(call)
+    names = ("libixml.so",)
+    directories = ("/usr/local/corex/lib64", "/usr/local/corex/lib")
+    presence = "/dev/itrctl"
+    functions = MappingProxyType(
+        {
+            "nvmlInit_v2": Function(),
+            "nvmlShutdown": Function(),
+            "nvmlSystemGetDriverVersion": Function((c_char_p, c_uint)),
+            "nvmlDeviceGetCount_v2": Function((POINTER(c_uint),)),
+            "nvmlDeviceGetHandleByIndex_v2": Function((c_uint, POINTER(_HANDLE))),
+            "nvmlDeviceGetUUID": Function((_HANDLE, c_char_p, c_uint)),
+            "nvmlDeviceGetName": Function((_HANDLE, c_char_p, c_uint)),
+            "nvmlDeviceGetMinorNumber": Function((_HANDLE, POINTER(c_uint))),
+            "nvmlDeviceGetMemoryInfo": Function((_HANDLE, POINTER(Memory))),
+            "nvmlDeviceGetPciInfo_v3": Function((_HANDLE, POINTER(PciInfo))),
+            "nvmlDeviceOnSameBoard": Function((_HANDLE, _HANDLE, _TO_INT)),
+            "nvmlDeviceGetTopologyCommonAncestor": Function((_HANDLE, _HANDLE, _TO_INT)),
+            "ixmlDeviceGetBoardPosition": Function((_HANDLE, POINTER(c_uint))),
+            "ixmlDeviceGetHealth": Function((_HANDLE, POINTER(c_uint64))),
+        }
+    )
+    starts = ("nvmlInit_v2",)
+    ends = "nvmlShutdown"
+    meanings = NVML_MEANINGS
+    remedy = "see ixsmi and dmesg"
 
     def driver_version(self) -> str:
-        """The driver's version."""
-        return self._text("nvmlSystemGetDriverVersion", 80)
+        """The driver's version, empty where it does not tell."""
+        call = "nvmlSystemGetDriverVersion"
+        return self.text(call, 80) if self.has(call) else ""
 
     def count(self) -> int:
         """How many chips there are."""
-        return int(self._value("nvmlDeviceGetCount_v2", c_uint))
+        return int(self.value("nvmlDeviceGetCount_v2", c_uint))
 
-    def handle(self, index: int) -> c_void_p:
-        """The chip of an index."""
-        handle = c_void_p()
-        self._library.call("nvmlDeviceGetHandleByIndex_v2", index, byref(handle))
-        return handle
-
-    def uuid(self, chip: c_void_p) -> str:
+    def uuid(self, chip: int) -> str:
         """Its uuid."""
-        return self._text("nvmlDeviceGetUUID", 80, chip)
+        return self.text("nvmlDeviceGetUUID", 80, self._handle(chip))
 
-    def name(self, chip: c_void_p) -> str:
+    def name(self, chip: int) -> str:
         """Its model."""
-        return self._text("nvmlDeviceGetName", 64, chip)
+        return self.text("nvmlDeviceGetName", 64, self._handle(chip))
 
-    def minor(self, chip: c_void_p) -> int:
+    def minor(self, chip: int) -> int:
         """The number of its device node."""
-        return int(self._value("nvmlDeviceGetMinorNumber", c_uint, chip))
+        return int(self.value("nvmlDeviceGetMinorNumber", c_uint, self._handle(chip)))
 
-    def memory(self, chip: c_void_p) -> Memory:
+    def memory(self, chip: int) -> Memory:
         """Its memory in bytes."""
-        found = Memory()
-        self._library.call("nvmlDeviceGetMemoryInfo", chip, byref(found))
-        return found
+        return self.filled("nvmlDeviceGetMemoryInfo", Memory, self._handle(chip))
 
-    def address(self, chip: c_void_p) -> str:
-        """Its place on the bus, as the kernel writes it."""
-        found = PciInfo()
-        self._library.call("nvmlDeviceGetPciInfo_v3", chip, byref(found))
-        return f"{found.domain:04x}:{found.bus:02x}:{found.device:02x}.0"
+    def address(self, chip: int) -> str:
+        """Its place on the bus."""
+        found = self.filled("nvmlDeviceGetPciInfo_v3", PciInfo, self._handle(chip))
+        return address(found.domain, found.bus, found.device)
 
-    def health(self, chip: c_void_p) -> int:
+    def health(self, chip: int) -> int:
         """A bit for everything that is wrong: see `HEALTH`."""
-        return int(self._value("ixmlDeviceGetHealth", c_uint64, chip))
+        call = "ixmlDeviceGetHealth"
+        return int(self.value(call, c_uint64, self._handle(chip))) if self.has(call) else 0
 
-    def board_position(self, chip: c_void_p) -> int:
+    def board_position(self, chip: int) -> int:
         """0 for the first chip of its board."""
-        return int(self._value("ixmlDeviceGetBoardPosition", c_uint, chip))
+        call = "ixmlDeviceGetBoardPosition"
+        return int(self.value(call, c_uint, self._handle(chip))) if self.has(call) else 0
 
-    def on_same_board(self, one: c_void_p, other: c_void_p) -> bool:
-        """Whether two chips are on one board."""
-        return bool(self._value("nvmlDeviceOnSameBoard", ctypes.c_int, one, other))
+    @property
+    def tells_boards(self) -> bool:
+        """Whether it tells which chips are on one board."""
+        return self.has("nvmlDeviceOnSameBoard")
 
-    def common_ancestor(self, one: c_void_p, other: c_void_p) -> int:
-        """How far apart two chips are: 0 near, 50 at other ends of the machine."""
-        return int(self._value("nvmlDeviceGetTopologyCommonAncestor", ctypes.c_int, one, other))
+    def on_same_board(self, one: int, other: int) -> bool:
+        """Whether two chips are."""
+        handles = self._handle(one), self._handle(other)
+        return bool(self.value("nvmlDeviceOnSameBoard", c_int, *handles))
 
-    def _text(self, call: str, size: int, *arguments: Any) -> str:
-        buffer = ctypes.create_string_buffer(size)
-        self._library.call(call, *arguments, buffer, size)
-        return text_of(buffer)
+    def common_ancestor(self, one: int, other: int) -> int | None:
+        """How far apart two chips are: 0 near, 50 at other ends of the machine; None where it does
+        not tell.
+        """
+        call = "nvmlDeviceGetTopologyCommonAncestor"
+        if not self.has(call):
+            return None
+        return int(self.value(call, c_int, self._handle(one), self._handle(other)))
 
-    def _value(self, call: str, kind: Callable[[], Any], *arguments: Any) -> Any:
-        value = kind()
-        self._library.call(call, *arguments, byref(value))
-        return value.value
+    def _handle(self, chip: int) -> c_void_p:
+        return self.handle("nvmlDeviceGetHandleByIndex_v2", chip)

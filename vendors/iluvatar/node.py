@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from deviceplugin.vendor import (
     ContainerEdits,
-    DeviceNode,
     Grant,
     Mount,
     NodeDevice,
@@ -15,13 +13,12 @@ from deviceplugin.vendor import (
     ResourcePlan,
     Sharing,
     Snapshot,
-    Split,
     VendorSettings,
 )
-from deviceplugin.vendor.registered import node_device
-from deviceplugin.vendors.iluvatar.configuration import configuration
-
-CHIPS = "chips"
+from deviceplugin.vendor.devices import READ_ONLY, nodes_of, shares_of
+from deviceplugin.vendor.registered import node_devices
+from deviceplugin.vendor.sysfs import on_host
+from deviceplugin.vendors.iluvatar.configuration import CHIPS, configuration
 
 
 class IluvatarNode:
@@ -42,30 +39,23 @@ class IluvatarNode:
         and by the operator's word, shares are turns on the whole card.
         """
         config = self._configuration
+        limited = bool(config.limit_library)
+        split = shares_of(config.splits, self._settings, separator="::", limited=limited)
         members: dict[str, list[str]] = {}
-        for device in sorted(snapshot.devices, key=lambda device: int(device.index)):
+        for device in snapshot.by_index:
             chip = config.chip_of(device.model)
             if chip is not None:
                 members.setdefault(chip.resources.count, []).append(device.uuid)
         return [
-            ResourcePlan(name, tuple(uuids), self._split(), chip.keys)
+            ResourcePlan(name, tuple(uuids), split, chip.keys)
             for name, uuids in members.items()
             if (chip := config.chip(name)) is not None
         ]
 
-    def _split(self) -> Split:
-        config = self._configuration
-        if config.splits == 1:
-            return Split()
-        unlimited = not (self._settings.enforce_isolation or config.limit_library)
-        sharing = Sharing.TIME_SLICING if unlimited else Sharing.LIMITED
-        return Split(count=config.splits, separator="::", sharing=sharing)
-
     def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
         """The cards of the type that schedulers look for."""
         word = plan.keys.common_word if plan.keys else ""
-        found = (snapshot.device(uuid) for uuid in plan.devices)
-        return tuple(node_device(d, plan, word) for d in found if d is not None and d.memory_mib)
+        return node_devices(plan, snapshot, lambda card: word)
 
     def impediment(self, plan: ResourcePlan) -> str:
         """Shares need a library that limits them."""
@@ -77,7 +67,7 @@ class IluvatarNode:
                 "nothing limits shares of a card: name a library that does (iluvatar.limitLibrary),"
                 " offer whole cards (deviceSplitCount: 1), or set isolation: none"
             )
-        if not (Path(self._settings.host_root) / library.lstrip("/")).exists():
+        if not on_host(self._settings.host_root, library).exists():
             return f"{library} is not on this node; install it, or set isolation: none"
         return ""
 
@@ -90,12 +80,11 @@ class IluvatarNode:
             "IX_VISIBLE_DEVICES": ",".join(chips),
             "IX_REPLICA_DEVICES": ",".join(grant.device.uuid for grant in grants),
         }
-        nodes = dict.fromkeys(node for grant in grants for node in grant.device.device_nodes)
         library = self._configuration.limit_library
         limited = [g for g in grants if g.sharing is Sharing.LIMITED]
         mounts: tuple[Mount, ...] = ()
         if limited and library:
-            mounts = (Mount(library, library, ("ro", "nosuid", "nodev", "bind")),)
+            mounts = (Mount(library, library, READ_ONLY),)
             env["LD_PRELOAD"] = library
             for position, grant in enumerate(grants):
                 if grant.memory_mib is not None:
@@ -103,6 +92,4 @@ class IluvatarNode:
             cores = min((g.cores_percent for g in limited if g.cores_percent), default=0)
             if cores:
                 env["CUDA_DEVICE_SM_LIMIT"] = str(cores)
-        return ContainerEdits(
-            env, tuple(DeviceNode(node, permissions="rw") for node in nodes), mounts
-        )
+        return ContainerEdits(env, nodes_of(grants), mounts)

@@ -6,49 +6,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deviceplugin.api.fields import PATH, RESOURCE, TEXT, Kind, UnfitError, many, whole
-from deviceplugin.vendor.section import read_section
+from deviceplugin.api.fields import PATH, RESOURCE, TEXT, Kind
+from deviceplugin.api.hami.keys import VENDORS
+from deviceplugin.vendor.section import CARDS, NO_CARDS, Cards, read_section
 
 SECTION = "kunlun"
-ALL = "all"
+WHOLE, SLICES = VENDORS["kunlun"], VENDORS["XPU"]
+NAMES = "{node}-kunlun-{n}"
+"""What schedulers call whole cards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """`shared` are the indices of the cards that are given out as vXPU, or all (None). A card is
-    offered whole or in slices, never as both: kubelet would hand it out twice.
+    """`shared` are the cards that are given out as vXPU. A card is offered whole or in slices,
+    never as both: kubelet would hand it out twice.
     """
 
     resource: str = "kunlunxin.com/xpu"
     shared_resource: str = "kunlunxin.com/vxpu"
     shared_memory: str = "kunlunxin.com/vxpu-memory"
-    shared: tuple[int, ...] | None = ()
+    shared: Cards = NO_CARDS
     runtime_class: str = ""
     runtime: str = "/usr/bin/xpu-container-runtime"
     problems: tuple[str, ...] = ()
-
-    def is_shared(self, index: int) -> bool:
-        """Whether the card of that index is given out in slices."""
-        return self.shared is None or index in self.shared
-
-
-def _shared(value: object) -> object:
-    """``all`` and ``none`` are words for the two ends."""
-    return {ALL: (-1,), "none": ()}.get(value, value) if isinstance(value, str) else value
-
-
-def _indices(value: object) -> tuple[int, ...]:
-    try:
-        return many(whole(-1, 63)).check(_shared(value))
-    except UnfitError as error:
-        raise UnfitError(error.rule, "write all, none, or a list of card indices") from None
 
 
 _ROWS: tuple[tuple[str, str, Kind[Any]], ...] = (
     ("resourceCountName", "resource", RESOURCE),
     ("resourceVCountName", "shared_resource", RESOURCE),
     ("resourceVMemoryName", "shared_memory", RESOURCE),
-    ("sharedDevices", "shared", Kind("all|none|indices", _indices)),
+    ("sharedDevices", "shared", CARDS),
     ("runtimeClassName", "runtime_class", TEXT),
     ("containerRuntime", "runtime", PATH),
 )
@@ -57,6 +44,4 @@ _ROWS: tuple[tuple[str, str, Kind[Any]], ...] = (
 def configuration(section: Mapping[str, Any]) -> Configuration:
     """The typed section. Raises `ValueError` that names every value that does not fit."""
     values, problems = read_section(section, SECTION, _ROWS)
-    if values.get("shared") == (-1,):
-        values["shared"] = None
     return Configuration(**values, problems=problems)

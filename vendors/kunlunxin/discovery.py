@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ctypes import c_void_p
-from dataclasses import replace
+from collections.abc import Mapping
+from functools import partial
 
-from deviceplugin.vendor import DriverError, PhysicalDevice, Snapshot
-from deviceplugin.vendor.sysfs import numa_node, pci_devices
+from deviceplugin.vendor import PhysicalDevice, Snapshot
+from deviceplugin.vendor.devices import answering, linked
+from deviceplugin.vendor.sysfs import address, numa_node, pci_devices
 from deviceplugin.vendors.kunlunxin.library import STATES, Xpuml
-from deviceplugin.vendors.kunlunxin.topology import connected
+from deviceplugin.vendors.kunlunxin.topology import WING, connected
 
 MIB = 1 << 20
 PCI_VENDOR = 0x1D22
@@ -21,57 +22,36 @@ SAME_WING, ACROSS = 20, 10
 
 def discover(root: str) -> Snapshot:
     """The cards, one that fails left out with its reason. Raises `DriverError`."""
-    library = Xpuml(root)
-    try:
-        models = {d.address: MODELS.get(d.device, "") for d in pci_devices(root, PCI_VENDOR)}
-        devices: dict[str, PhysicalDevice] = {}
-        problems = []
-        for index in range(library.count()):
-            try:
-                device = _device(library, library.handle(index), index, root, models)
-            except DriverError as error:
-                problems.append(f"card {index} is left out: {error}")
-                continue
-            if device.uuid in devices:
-                problems.append(f"card {index} is left out: {device.uuid} is another card's place")
-            else:
-                devices[device.uuid] = device
+    models = {card.address: MODELS.get(card.device, "") for card in pci_devices(root, PCI_VENDOR)}
+    problems: list[str] = []
+    with Xpuml.session(root) as library:
+        ask = partial(_card, library, root, models)
+        cards = list(answering(range(library.count()), ask, problems))
         version = library.driver_version()
-    finally:
-        library.close()
-    return Snapshot(
-        tuple(_linked(device, devices) for device in devices.values()),
-        {"driverVersion": version} if version else {},
-        tuple(problems),
-    )
+    facts = {"driverVersion": version} if version else {}
+    return Snapshot(linked(cards, _near), facts, tuple(problems))
 
 
-def _device(
-    library: Xpuml, handle: c_void_p, index: int, root: str, models: dict[str, str]
-) -> PhysicalDevice:
-    pci, attributes = library.pci(handle), library.attributes(handle)
-    address = f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.{pci.function:x}"
-    memory = library.memory(handle).total_global // MIB or attributes.global_memory_mib
-    state = library.state(handle)
-    architecture = ARCHITECTURES.get(attributes.arch_id, "")
+def _card(library: Xpuml, root: str, models: Mapping[str, str], index: int) -> PhysicalDevice:
+    pci, kind, state = library.pci(index), library.attributes(index), library.state(index)
+    place = address(pci.domain, pci.bus, pci.device, pci.function)
+    memory = library.memory(index).total_global // MIB or kind.global_memory_mib
+    architecture = ARCHITECTURES.get(kind.arch_id, "")
     return PhysicalDevice(
-        uuid=f"XPU-{address.replace(':', '-')}",
+        uuid=f"XPU-{place.replace(':', '-')}",
         index=str(index),
-        model=models.get(address) or architecture or "XPU",
+        model=models.get(place) or architecture or "XPU",
         memory_mib=int(memory) or None,
-        numa_node=numa_node(root, address),
+        numa_node=numa_node(root, place),
         device_nodes=(f"/dev/xpu{index}",),
         healthy=state not in STATES,
         reason=f"{STATES[state]} (state {state})" if state in STATES else "",
-        attributes={"busId": address} | ({"architecture": architecture} if architecture else {}),
+        attributes={"busId": place} | ({"architecture": architecture} if architecture else {}),
     )
 
 
-def _linked(device: PhysicalDevice, devices: dict[str, PhysicalDevice]) -> PhysicalDevice:
-    mine = int(device.index)
-    links = {
-        uuid: SAME_WING if mine // 4 == int(other.index) // 4 else ACROSS
-        for uuid, other in devices.items()
-        if uuid != device.uuid and connected(mine, int(other.index))
-    }
-    return replace(device, links=links)
+def _near(one: PhysicalDevice, other: PhysicalDevice) -> int:
+    mine, its = int(one.index), int(other.index)
+    if not connected(mine, its):
+        return 0
+    return SAME_WING if mine // WING == its // WING else ACROSS

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, byref, c_char_p, c_uint, c_void_p
+from ctypes import POINTER, c_char_p, c_int, c_uint, c_void_p
 from types import MappingProxyType
 
-from deviceplugin.vendor.driver import DriverLibrary, Function, find_library, text_of
-
-NAMES = ("libxpuml.so.1", "libxpuml.so")
-DIRECTORIES = ("/usr/local/xpu/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
-PRESENCE = "/dev/xpuctrl"
+from deviceplugin.vendor.driver import NVML_MEANINGS, DriverLibrary, Function
 
 STATES = MappingProxyType(
     {
@@ -20,19 +16,6 @@ STATES = MappingProxyType(
     }
 )
 """States in which a card serves nobody; 0 is unused, 201 running."""
-
-MEANINGS = MappingProxyType(
-    {
-        1: "not initialised",
-        2: "invalid argument",
-        3: "not supported",
-        4: "no permission",
-        6: "not found",
-        9: "the driver is not loaded",
-        15: "the card is lost",
-        999: "unknown",
-    }
-)
 
 
 class PciInfo(ctypes.Structure):
@@ -86,85 +69,54 @@ class Attributes(ctypes.Structure):
     )
 
 
-class Utilization(ctypes.Structure):
-    """Percent of the last interval."""
+class Xpuml(DriverLibrary):
+    """Cards by their index. Every method raises `DriverError`."""
 
-    _fields_ = (
-        ("xpu", ctypes.c_uint32),
-        ("memory", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint64 * 15),
+    names = ("libxpuml.so.1", "libxpuml.so")
+    directories = ("/usr/local/xpu/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
+    presence = "/dev/xpuctrl"
+    functions = MappingProxyType(
+        {
+            "xpumlInit": Function(),
+            "xpumlShutdown": Function(),
+            "xpumlSystemGetDriverVersion": Function((c_char_p, c_uint)),
+            "xpumlDeviceGetCount": Function((POINTER(c_uint),)),
+            "xpumlDeviceGetHandleByIndex": Function((c_uint, POINTER(c_void_p))),
+            "xpumlDeviceGetAttributes": Function((c_void_p, POINTER(Attributes))),
+            "xpumlDeviceGetMemoryInfo": Function((c_void_p, POINTER(Memory))),
+            "xpumlDeviceGetPciInfo": Function((c_void_p, POINTER(PciInfo))),
+            "xpumlDeviceGetState": Function((c_void_p, POINTER(c_int))),
+        }
     )
-
-
-FUNCTIONS = MappingProxyType(
-    {
-        "xpumlInit": Function(),
-        "xpumlShutdown": Function(),
-        "xpumlSystemGetDriverVersion": Function((c_char_p, c_uint)),
-        "xpumlDeviceGetCount": Function((POINTER(c_uint),)),
-        "xpumlDeviceGetHandleByIndex": Function((c_uint, POINTER(c_void_p))),
-        "xpumlDeviceGetAttributes": Function((c_void_p, POINTER(Attributes))),
-        "xpumlDeviceGetMemoryInfo": Function((c_void_p, POINTER(Memory))),
-        "xpumlDeviceGetPciInfo": Function((c_void_p, POINTER(PciInfo))),
-        "xpumlDeviceGetState": Function((c_void_p, POINTER(ctypes.c_int))),
-        "xpumlDeviceGetUtilizationRates": Function((c_void_p, POINTER(Utilization))),
-    }
-)
-
-
-class Xpuml:
-    """An initialised library. Raises `DriverError`."""
-
-    def __init__(self, root: str) -> None:
-        path = find_library(root, NAMES, DIRECTORIES, PRESENCE)
-        self._library = DriverLibrary(path, FUNCTIONS, MEANINGS, remedy="see xpu_smi and dmesg")
-        self._library.call("xpumlInit")
-
-    def close(self) -> None:
-        """Give the driver back what it holds."""
-        if self._library.has("xpumlShutdown"):
-            self._library.call("xpumlShutdown")
+    starts = ("xpumlInit",)
+    ends = "xpumlShutdown"
+    meanings = NVML_MEANINGS
+    remedy = "see xpu_smi and dmesg"
 
     def driver_version(self) -> str:
         """The driver's version, empty where it does not tell."""
-        if not self._library.has("xpumlSystemGetDriverVersion"):
-            return ""
-        buffer = ctypes.create_string_buffer(80)
-        self._library.call("xpumlSystemGetDriverVersion", buffer, len(buffer))
-        return text_of(buffer)
+        call = "xpumlSystemGetDriverVersion"
+        return self.text(call, 80) if self.has(call) else ""
 
     def count(self) -> int:
         """How many cards there are."""
-        number = c_uint()
-        self._library.call("xpumlDeviceGetCount", byref(number))
-        return number.value
+        return int(self.value("xpumlDeviceGetCount", c_uint))
 
-    def handle(self, index: int) -> c_void_p:
-        """The card of an index."""
-        handle = c_void_p()
-        self._library.call("xpumlDeviceGetHandleByIndex", index, byref(handle))
-        return handle
-
-    def attributes(self, handle: c_void_p) -> Attributes:
+    def attributes(self, card: int) -> Attributes:
         """What sort of card it is."""
-        found = Attributes()
-        self._library.call("xpumlDeviceGetAttributes", handle, byref(found))
-        return found
+        return self.filled("xpumlDeviceGetAttributes", Attributes, self._handle(card))
 
-    def memory(self, handle: c_void_p) -> Memory:
+    def memory(self, card: int) -> Memory:
         """Its memory."""
-        found = Memory()
-        self._library.call("xpumlDeviceGetMemoryInfo", handle, byref(found))
-        return found
+        return self.filled("xpumlDeviceGetMemoryInfo", Memory, self._handle(card))
 
-    def pci(self, handle: c_void_p) -> PciInfo:
+    def pci(self, card: int) -> PciInfo:
         """Where it is."""
-        found = PciInfo()
-        self._library.call("xpumlDeviceGetPciInfo", handle, byref(found))
-        return found
+        return self.filled("xpumlDeviceGetPciInfo", PciInfo, self._handle(card))
 
-    def state(self, handle: c_void_p) -> int:
+    def state(self, card: int) -> int:
         """How it does: see `STATES`."""
-        state = ctypes.c_int()
-        self._library.call("xpumlDeviceGetState", handle, byref(state))
-        return state.value
+        return int(self.value("xpumlDeviceGetState", c_int, self._handle(card)))
+
+    def _handle(self, card: int) -> c_void_p:
+        return self.handle("xpumlDeviceGetHandleByIndex", card)

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.keys import VENDORS, VendorKeys
-from deviceplugin.vendor.plain import MOST_CARDS, amount
+from deviceplugin.vendor.counted import Counted
+from deviceplugin.vendor.plain import Plain, amount
 from deviceplugin.vendor.scheduling import (
     Admission,
     Card,
@@ -29,7 +28,7 @@ from deviceplugin.vendor.scheduling import (
     SchedulingSettings,
     taken,
 )
-from deviceplugin.vendors.kunlunxin.configuration import Configuration, configuration
+from deviceplugin.vendors.kunlunxin.configuration import NAMES, SLICES, WHOLE, configuration
 from deviceplugin.vendors.kunlunxin.topology import COUNTS, bubbles, select
 
 CARD_MIB = 98304
@@ -46,7 +45,23 @@ INDICES = "BAIDU_COM_DEVICE_IDX"
 def backends(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Whole cards and slices. Raises `ValueError`."""
     config = configuration(settings.section)
-    return [WholeCards(config), Slices(config)]
+    return [
+        WholeCards(
+            WHOLE,
+            Resources(config.resource),
+            default_cores=100,
+            runtime_class=config.runtime_class,
+            rules=frozenset({Rule.IDLE}),
+            names=NAMES,
+            memory_mib=CARD_MIB,
+        ),
+        Slices(
+            SLICES,
+            Resources(config.shared_resource, config.shared_memory),
+            runtime_class=config.runtime_class,
+            rules=frozenset({Rule.MEMORY}),
+        ),
+    ]
 
 
 def slice_of(memory_mib: int) -> int:
@@ -54,28 +69,25 @@ def slice_of(memory_mib: int) -> int:
     return next((size for size in SIZES if memory_mib <= size), CARD_MIB)
 
 
-@dataclass(frozen=True)
-class _Wired:
+class _Wired(Plain):
     """What both words share: counts that the wiring allows, and cards chosen by it."""
 
-    configuration: Configuration
-    remembers: tuple[str, ...] = ()
-
-    def _count(self, container: ContainerSpec, resource: str) -> int:
-        count = amount(container, resource, most=MOST_CARDS) or 0
-        if count and count not in COUNTS:
+    def demand(self, container: ContainerSpec, pod: PodSpec) -> Demand | None:
+        """Raises `RefusedError` for other counts."""
+        demand = super().demand(container, pod)
+        if demand and demand.count not in COUNTS:
             raise RefusedError(
-                f"container {container.name}: {resource} is {count}: cards of this vendor go "
-                f"together by {', '.join(map(str, COUNTS))}; ask for one of these"
+                f"container {container.name}: {self.resources.count} is {demand.count}: cards of "
+                f"this vendor go together by {', '.join(map(str, COUNTS))}; ask for one of these"
             )
-        return count
+        return demand
 
     def eligible(
         self, card: Card, demand: Demand, pod: PodSpec, mine: Sequence[ContainerDevice]
     ) -> Reason | None:
         """Selectors of the other word count too, as upstream has it since 2.10."""
-        for keys in (VENDORS["kunlun"], VENDORS["XPU"]):
-            use, avoid = _listed(pod, keys.use_uuid), _listed(pod, keys.avoid_uuid)
+        for keys in (WHOLE, SLICES):
+            use, avoid = pod.listed(keys.use_uuid), pod.listed(keys.avoid_uuid)
             if (use and card.uuid not in use) or card.uuid in avoid:
                 return Reason(Obstacle.UUID, card.uuid, "the pod names other cards")
         return None
@@ -97,52 +109,13 @@ class _Wired:
         return [taken(by_index[index], demand) for index in found]
 
 
-@dataclass(frozen=True)
-class WholeCards(_Wired):
+class WholeCards(_Wired, Counted):
     """``kunlunxin.com/xpu``: cards that nobody uses."""
 
-    @property
-    def keys(self) -> VendorKeys:
-        """The word ``kunlun``."""
-        return VENDORS["kunlun"]
-
-    @property
-    def resources(self) -> Resources:
-        """A count alone."""
-        return Resources(self.configuration.resource)
-
-    def admit(self, container: ContainerSpec, pod: PodSpec) -> Admission:
-        """Refuses counts that never fit."""
-        self._count(container, self.resources.count)
-        found = self.resources.count in container.limits
-        return Admission(found, runtime_class=self.configuration.runtime_class if found else "")
-
-    def demand(self, container: ContainerSpec, pod: PodSpec) -> Demand | None:
-        """Idle cards, with all they have."""
-        count = self._count(container, self.resources.count)
-        rules = frozenset({Rule.IDLE})
-        return Demand("kunlun", count, cores_percent=100, rules=rules) if count else None
-
     def devices(self, node: NodeFacts) -> Sequence[NodeDevice]:
-        """As many as the node's capacity says, half of them on each wing."""
-        count = node.capacity.get(self.resources.count, 0)
-        if not 0 <= count <= MOST_CARDS:
-            raise AnnotationError(
-                self.resources.count, "an absurd capacity", "look at the node's plugin", str(count)
-            )
-        return [
-            NodeDevice(
-                uuid=f"{node.name}-kunlun-{i}",
-                index=i,
-                count=1,
-                memory=CARD_MIB,
-                cores=100,
-                type="kunlun",
-                numa=int(i >= (count + 1) // 2),
-                healthy=True,
-            )
-            for i in range(count)
-        ]
+        """Half of them on each wing."""
+        cards = super().devices(node)
+        return [replace(card, numa=int(card.index >= (len(cards) + 1) // 2)) for card in cards]
 
     def score(
         self,
@@ -172,45 +145,31 @@ class WholeCards(_Wired):
         return {INDICES: ",".join(map(str, found))}
 
 
-@dataclass(frozen=True)
 class Slices(_Wired):
     """``kunlunxin.com/vxpu``: slices of memory, those of a card all of one size."""
 
-    @property
-    def keys(self) -> VendorKeys:
-        """The word ``XPU``."""
-        return VENDORS["XPU"]
-
-    @property
-    def resources(self) -> Resources:
-        """A count, and MiB of each."""
-        return Resources(self.configuration.shared_resource, self.configuration.shared_memory)
-
     def admit(self, container: ContainerSpec, pod: PodSpec) -> Admission:
         """Memory becomes that of the slice."""
-        demand = self.demand(container, pod)
-        names = self.resources
-        if names.count not in container.limits:
-            return Admission()
-        given = demand is not None and container.written(names.memory) is not None
-        resources = {names.memory: str(demand.memory_mib)} if demand and given else {}
-        return Admission(True, resources, runtime_class=self.configuration.runtime_class)
+        admission, demand = super().admit(container, pod), self.demand(container, pod)
+        memory = self.resources.memory
+        given = admission.found and container.written(memory) is not None
+        return replace(
+            admission, resources={memory: str(demand.memory_mib)} if demand and given else {}
+        )
 
     def demand(self, container: ContainerSpec, pod: PodSpec) -> Demand | None:
         """Slices of one size on different cards; without memory, whole cards."""
-        count = self._count(container, self.resources.count)
         asked = amount(container, self.resources.memory)
         if asked is not None and asked > CARD_MIB:
             raise RefusedError(
                 f"container {container.name}: {self.resources.memory} is {asked}: a card has "
                 f"{CARD_MIB} MiB; ask for no more, and for more cards"
             )
-        if not count:
+        demand = super().demand(container, pod)
+        if demand is None:
             return None
         memory = CARD_MIB if asked is None else slice_of(asked)
-        rules = frozenset({Rule.MEMORY})
-        percent = memory * 100 // CARD_MIB
-        return Demand("XPU", count, memory, cores_percent=percent, rules=rules)
+        return replace(demand, memory_mib=memory, cores_percent=memory * 100 // CARD_MIB)
 
     def eligible(
         self, card: Card, demand: Demand, pod: PodSpec, mine: Sequence[ContainerDevice]
@@ -241,8 +200,3 @@ class Slices(_Wired):
             detail = f"the driver has {HANDLES} handles, the node's slices would need {needed}"
             return Reason(Obstacle.VENDOR_RULE, "", detail)
         return found
-
-
-def _listed(pod: PodSpec, key: str | None) -> frozenset[str]:
-    parts = pod.annotations.get(key, "").split(",") if key else ()
-    return frozenset(text for part in parts if (text := part.strip()))

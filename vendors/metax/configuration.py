@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deviceplugin.api.fields import FLAG, RESOURCE, Kind, UnfitError, choice, many, whole
-from deviceplugin.vendor.section import read_section
+from deviceplugin.api.hami.keys import VENDORS
+from deviceplugin.vendor.section import CARDS, NO_CARDS, Cards, read_section
 
 SECTION = "metax"
+WHOLE, SGPU = VENDORS["Metax-GPU"], VENDORS["Metax-SGPU"]
+NAMES = "{node}-metax-{n}"
+"""What schedulers call whole cards."""
+
 MOST_SGPUS = 16
 """sGPUs of a card."""
 
@@ -17,8 +22,8 @@ MOST_SGPUS = 16
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """`sgpu` says whether this agent makes sGPUs: ``off`` leaves them to MetaX's own plugin,
-    ``dry-run`` says what would be done and does nothing, ``on`` does it. `shared` are the indices
-    of the cards that are given out so, None for all; `link_zones` are groups of connected cards.
+    ``dry-run`` says what would be done and does nothing, ``on`` does it. `shared` are the cards
+    that are given out so; `link_zones` are groups of connected cards, by their indices.
     """
 
     count: str = "metax-tech.com/gpu"
@@ -27,28 +32,14 @@ class Configuration:
     shared_cores: str = "metax-tech.com/vcore"
     topology_aware: bool = False
     sgpu: str = "off"
-    shared: tuple[int, ...] | None = ()
+    shared: Cards = NO_CARDS
     link_zones: tuple[tuple[int, ...], ...] = ()
     problems: tuple[str, ...] = ()
-
-    def is_shared(self, index: int) -> bool:
-        """Whether the card of that index is given out in sGPUs."""
-        return self.sgpu != "off" and (self.shared is None or index in self.shared)
 
     def link_zone(self, index: int) -> int:
         """The number of its group from 1 on, 0 for none."""
         zones = (n for n, zone in enumerate(self.link_zones, 1) if index in zone)
         return next(zones, 0)
-
-
-def _indices(value: object) -> tuple[int, ...]:
-    words: dict[object, tuple[int, ...]] = {"all": (-1,), "none": ()}
-    if isinstance(value, str) and value in words:
-        return words[value]
-    try:
-        return many(whole(0, 63)).check(value)
-    except UnfitError as error:
-        raise UnfitError(error.rule, "write all, none, or a list of card indices") from None
 
 
 def _zones(value: object) -> tuple[tuple[int, ...], ...]:
@@ -64,7 +55,7 @@ _ROWS: tuple[tuple[str, str, Kind[Any]], ...] = (
     ("resourceVCoreName", "shared_cores", RESOURCE),
     ("sgpuTopologyAware", "topology_aware", FLAG),
     ("sgpu", "sgpu", choice("off", "dry-run", "on")),
-    ("sharedDevices", "shared", Kind("all|none|indices", _indices)),
+    ("sharedDevices", "shared", CARDS),
     ("linkZones", "link_zones", Kind("lists of indices", _zones)),
 )
 
@@ -72,6 +63,6 @@ _ROWS: tuple[tuple[str, str, Kind[Any]], ...] = (
 def configuration(section: Mapping[str, Any]) -> Configuration:
     """The typed section. Raises `ValueError` that names every value that does not fit."""
     values, problems = read_section(section, SECTION, _ROWS)
-    if values.get("shared") == (-1,):
-        values["shared"] = None
+    if values.get("sgpu", "off") == "off":
+        values["shared"] = NO_CARDS
     return Configuration(**values, problems=problems)

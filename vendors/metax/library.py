@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, byref, c_char, c_int, c_long, c_uint
+from ctypes import POINTER, c_char, c_int, c_long, c_uint
 from types import MappingProxyType
 
 from deviceplugin.vendor import DriverError
-from deviceplugin.vendor.driver import DriverLibrary, Function, find_library
-
-NAMES = ("libmxsml.so",)
-DIRECTORIES = ("/opt/mxdriver/lib", "/opt/maca/lib", "/opt/mxn100/lib")
-PRESENCE = "/dev/mxcd"
-
-MEANINGS = MappingProxyType(
-    {
-        1: "failure",
-        2: "no device",
-        3: "not supported",
-        4: "a file of the kernel cannot be read",
-        5: "a file of the kernel cannot be written",
-        6: "no such device",
-        8: "no permission",
-        23: "busy",
-        26: "a library cannot be loaded",
-    }
-)
+from deviceplugin.vendor.driver import DriverLibrary, Function, text_of
 
 
 class DeviceInfo(ctypes.Structure):
@@ -63,54 +45,60 @@ class Unavailable(ctypes.Structure):
     _fields_ = (("code", c_int), ("reason", c_char * 64))
 
 
-FUNCTIONS = MappingProxyType(
-    {
-        "mxSmlInit": Function((), c_uint),
-        "mxSmlGetDeviceCount": Function((), c_uint, checked=False),
-        "mxSmlGetDeviceInfo": Function((c_uint, POINTER(DeviceInfo)), c_uint),
-        "mxSmlGetMemoryInfo": Function((c_uint, POINTER(MemoryInfo)), c_uint),
-        "mxSmlGetDeviceState": Function((c_uint, POINTER(c_int)), c_uint),
-        "mxSmlGetDieUnavailableReason": Function((c_uint, c_uint, POINTER(Unavailable)), c_uint),
-    }
-)
+class Mxsml(DriverLibrary):
+    """Cards by their index. Every method raises `DriverError`."""
 
-
-class Mxsml:
-    """An initialised library. Raises `DriverError`."""
-
-    def __init__(self, root: str) -> None:
-        path = find_library(root, NAMES, DIRECTORIES, PRESENCE)
-        self._library = DriverLibrary(path, FUNCTIONS, MEANINGS, remedy="see mx-smi and dmesg")
-        self._library.call("mxSmlInit")
+    names = ("libmxsml.so",)
+    directories = ("/opt/mxdriver/lib", "/opt/maca/lib", "/opt/mxn100/lib")
+    presence = "/dev/mxcd"
+    functions = MappingProxyType(
+        {
+            "mxSmlInit": Function((), c_uint),
+            "mxSmlGetDeviceCount": Function((), c_uint, checked=False),
+            "mxSmlGetDeviceInfo": Function((c_uint, POINTER(DeviceInfo)), c_uint),
+            "mxSmlGetMemoryInfo": Function((c_uint, POINTER(MemoryInfo)), c_uint),
+            "mxSmlGetDeviceState": Function((c_uint, POINTER(c_int)), c_uint),
+            "mxSmlGetDieUnavailableReason": Function(
+                (c_uint, c_uint, POINTER(Unavailable)), c_uint
+            ),
+        }
+    )
+    starts = ("mxSmlInit",)
+    meanings = MappingProxyType(
+        {
+            1: "failure",
+            2: "no device",
+            3: "not supported",
+            4: "a file of the kernel cannot be read",
+            5: "a file of the kernel cannot be written",
+            6: "no such device",
+            8: "no permission",
+            23: "busy",
+            26: "a library cannot be loaded",
+        }
+    )
+    remedy = "see mx-smi and dmesg"
 
     def count(self) -> int:
         """How many cards there are."""
-        return int(self._library.call("mxSmlGetDeviceCount"))
+        return int(self.call("mxSmlGetDeviceCount"))
 
     def info(self, card: int) -> DeviceInfo:
         """What the card is."""
-        found = DeviceInfo()
-        self._library.call("mxSmlGetDeviceInfo", card, byref(found))
-        return found
+        return self.filled("mxSmlGetDeviceInfo", DeviceInfo, card)
 
     def memory(self, card: int) -> MemoryInfo:
         """Its memory."""
-        found = MemoryInfo()
-        self._library.call("mxSmlGetMemoryInfo", card, byref(found))
-        return found
+        return self.filled("mxSmlGetMemoryInfo", MemoryInfo, card)
 
     def ailment(self, card: int) -> str:
         """Why it does not work; empty when it does, and where the driver cannot tell."""
-        if not self._library.has("mxSmlGetDeviceState"):
+        state = "mxSmlGetDeviceState"
+        if not self.has(state) or self.value(state, c_int, card):
             return ""
-        state = c_int()
-        self._library.call("mxSmlGetDeviceState", card, byref(state))
-        if state.value:
-            return ""
-        found = Unavailable()
+        why = "the driver says that it is not available"
         try:
-            self._library.call("mxSmlGetDieUnavailableReason", card, 0, byref(found))
+            found = self.filled("mxSmlGetDieUnavailableReason", Unavailable, card, 0)
         except DriverError:
-            return "the driver says that it is not available"
-        reason = bytes(found.reason).decode("utf-8", "backslashreplace")
-        return f"the driver says that it is not available: {reason or found.code}"
+            return why
+        return f"{why}: {text_of(found.reason) or found.code}"

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from deviceplugin.api.hami.keys import VENDORS
 from deviceplugin.vendor import (
     ContainerEdits,
-    DeviceNode,
     DriverError,
     Grant,
     Owner,
@@ -21,6 +19,8 @@ from deviceplugin.vendor import (
     Split,
     VendorSettings,
 )
+from deviceplugin.vendor.counted import called
+from deviceplugin.vendor.devices import apart, nodes_of
 from deviceplugin.vendors.metax.annotations import (
     APP_CLASS,
     NODE,
@@ -30,10 +30,9 @@ from deviceplugin.vendors.metax.annotations import (
     SgpuCard,
     encode,
 )
-from deviceplugin.vendors.metax.configuration import MOST_SGPUS, configuration
+from deviceplugin.vendors.metax.configuration import MOST_SGPUS, NAMES, SGPU, WHOLE, configuration
 from deviceplugin.vendors.metax.sgpufs import SgpuFiles, alias
 
-WHOLE, SGPU = VENDORS["Metax-GPU"], VENDORS["Metax-SGPU"]
 BDF, POLICY, ZONE, INSTANCE = "bdf", "qosPolicy", "linkZone", "sgpu"
 
 
@@ -77,21 +76,16 @@ class MetaxNode:
     # --- in the agent ---
 
     def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
-        """Whole cards, and cards that are shared. Schedulers count whole cards off the node's
-        capacity and call them by the node's name and a number.
-        """
+        """Whole cards, and cards that are shared."""
         config = self._configuration
-        devices = sorted(snapshot.devices, key=lambda device: int(device.index))
-        whole = [d.uuid for d in devices if not config.is_shared(int(d.index))]
-        shared = [d.uuid for d in devices if config.is_shared(int(d.index))]
-        plans = []
-        if whole:
-            names = {f"{self._settings.node_name}-metax-{i}": uuid for i, uuid in enumerate(whole)}
-            plans.append(ResourcePlan(config.count, tuple(whole), keys=WHOLE, names=names))
-        if shared:
-            split = Split(MOST_SGPUS, "::", Sharing.LIMITED, together=True)
-            plans.append(ResourcePlan(config.shared_count, tuple(shared), split, SGPU))
-        return plans
+        whole, shared = apart(snapshot, config.shared)
+        names = called(NAMES, self._settings.node_name, whole)
+        split = Split(MOST_SGPUS, "::", Sharing.LIMITED, together=True)
+        plans = (
+            ResourcePlan(config.count, whole, keys=WHOLE, names=names),
+            ResourcePlan(config.shared_count, shared, split, SGPU),
+        )
+        return [plan for plan in plans if plan.devices]
 
     def node_annotations(self, plan: ResourcePlan, snapshot: Snapshot) -> Mapping[str, str]:
         """The shared cards as MetaX's own plugin describes them."""
@@ -121,7 +115,7 @@ class MetaxNode:
 
     def slot_request(self, grant: Grant, owner: Owner) -> Mapping[str, Any] | None:
         """What an sGPU has to be; None for a whole card. Raises `ValueError`."""
-        if _is_whole(grant):
+        if grant.is_whole:
             return None
         policy = owner.pod_annotations.get(QOS, POLICIES[0])
         if owner.pod_annotations.get(APP_CLASS) == ONLINE:
@@ -149,7 +143,7 @@ class MetaxNode:
         """The cards' nodes, and which sGPU it is where it is one. Raises `ValueError` for parts of
         several cards: how they are told to the container is not known.
         """
-        parts = [grant for grant in grants if not _is_whole(grant)]
+        parts = [grant for grant in grants if not grant.is_whole]
         if parts and len(grants) > 1:
             raise ValueError(
                 "a container has one sGPU or whole cards: ask for one card with vcore or vmemory, "
@@ -163,12 +157,4 @@ class MetaxNode:
                 f"sgpu={place};compute={grant.cores_percent or 0};vram={grant.memory_mib or 0};"
                 f"alias={name}"
             )
-        nodes = dict.fromkeys(node for grant in grants for node in grant.device.device_nodes)
-        return ContainerEdits(env, tuple(DeviceNode(node, permissions="rw") for node in nodes))
-
-
-def _is_whole(grant: Grant) -> bool:
-    """Whether nothing of the card is held back."""
-    total = grant.device.memory_mib
-    memory = grant.memory_mib is None or (total is not None and grant.memory_mib >= total)
-    return memory and (grant.cores_percent is None or grant.cores_percent >= 100)
+        return ContainerEdits(env, nodes_of(grants))

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.hami.keys import VENDORS, VendorKeys
+from deviceplugin.api.hami.keys import VendorKeys
 from deviceplugin.api.quantity import Format, Quantity, QuantityError
+from deviceplugin.vendor.counted import Counted
 from deviceplugin.vendor.plain import MOST_CARDS, amount
 from deviceplugin.vendor.registered import INT32
 from deviceplugin.vendor.scheduling import (
@@ -42,7 +42,13 @@ from deviceplugin.vendors.metax.choosing import (
     link_score,
     tenants,
 )
-from deviceplugin.vendors.metax.configuration import Configuration, configuration
+from deviceplugin.vendors.metax.configuration import (
+    NAMES,
+    SGPU,
+    WHOLE,
+    Configuration,
+    configuration,
+)
 
 CARD_MIB = 65536
 GIB_IN_MIB = 1024
@@ -55,55 +61,13 @@ FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 def backends(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Whole cards and sGPUs. Raises `ValueError`."""
     config = configuration(settings.section)
-    return [WholeCards(config), Sgpus(config)]
+    resources = Resources(config.count)
+    whole = WholeCards(WHOLE, resources, default_cores=100, names=NAMES, memory_mib=CARD_MIB)
+    return [whole, Sgpus(config)]
 
 
-@dataclass(frozen=True)
-class WholeCards:
-    """``metax-tech.com/gpu``, counted off the node's capacity."""
-
-    configuration: Configuration
-    remembers: tuple[str, ...] = ()
-
-    @property
-    def keys(self) -> VendorKeys:
-        """The word ``Metax-GPU``."""
-        return VENDORS["Metax-GPU"]
-
-    @property
-    def resources(self) -> Resources:
-        """A count alone."""
-        return Resources(self.configuration.count)
-
-    def admit(self, container: ContainerSpec, pod: PodSpec) -> Admission:
-        """Found where the limits name it."""
-        self.demand(container, pod)
-        return Admission(self.resources.count in container.limits)
-
-    def demand(self, container: ContainerSpec, pod: PodSpec) -> Demand | None:
-        """Idle cards, whole."""
-        count = amount(container, self.resources.count, most=MOST_CARDS)
-        return Demand("Metax-GPU", count, cores_percent=100) if count else None
-
-    def devices(self, node: NodeFacts) -> Sequence[NodeDevice]:
-        """As many as the node's capacity says. Raises `AnnotationError`."""
-        count = node.capacity.get(self.resources.count, 0)
-        if not 0 <= count <= MOST_CARDS:
-            raise AnnotationError(
-                self.resources.count, "an absurd capacity", "look at the node's plugin", str(count)
-            )
-        return [
-            NodeDevice(
-                uuid=f"{node.name}-metax-{i}",
-                index=i,
-                count=1,
-                memory=CARD_MIB,
-                cores=100,
-                type="Metax-GPU",
-                healthy=True,
-            )
-            for i in range(count)
-        ]
+class WholeCards(Counted):
+    """``metax-tech.com/gpu``."""
 
     def score(
         self,
@@ -136,7 +100,7 @@ class Sgpus:
     @property
     def keys(self) -> VendorKeys:
         """The word ``Metax-SGPU``."""
-        return VENDORS["Metax-SGPU"]
+        return SGPU
 
     @property
     def resources(self) -> Resources:

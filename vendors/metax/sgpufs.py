@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deviceplugin.vendor import DriverError
-from deviceplugin.vendor.sysfs import read
+from deviceplugin.vendor.sysfs import BUS, on_host, read
 from deviceplugin.vendors.metax.annotations import POLICIES
 
 ALIAS = "dp-"
@@ -28,7 +28,7 @@ class SgpuFiles:
     """The sGPUs of a node. For one thread of one process, the probe's."""
 
     def __init__(self, root: str, *, dry_run: bool) -> None:
-        self._devices = Path(root) / "sys/bus/pci/devices"
+        self._devices = on_host(root, BUS)
         self._dry_run = dry_run
 
     def make(self, request: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from deviceplugin.api.hami.keys import Registration
 from deviceplugin.vendor import (
     ContainerEdits,
-    DeviceNode,
     DriverError,
     Grant,
     NodeDevice,
@@ -18,11 +16,13 @@ from deviceplugin.vendor import (
     ResourcePlan,
     Sharing,
     Snapshot,
-    Split,
     VendorSettings,
 )
+from deviceplugin.vendor.counted import called
 from deviceplugin.vendor.declared.declaration import NUMBER, Declaration, read
-from deviceplugin.vendor.registered import node_device
+from deviceplugin.vendor.devices import nodes_of, shares_of
+from deviceplugin.vendor.registered import node_devices
+from deviceplugin.vendor.sysfs import on_host
 
 __all__ = ["DeclaredNode", "declared_node"]
 
@@ -43,10 +43,10 @@ class DeclaredNode:
         declared = self._declared
         before, _, after = declared.device_node.partition(NUMBER)
         pattern = re.compile(re.escape(before) + r"([0-9]+)" + re.escape(after))
-        directory = Path(self._settings.host_root) / before.lstrip("/").rpartition("/")[0]
+        inside = before.rpartition("/")[0]
+        directory = on_host(self._settings.host_root, inside)
         found = {}
         if directory.is_dir():
-            inside = before.rpartition("/")[0]
             for path in directory.iterdir():
                 if match := pattern.fullmatch(f"{inside}/{path.name}"):
                     found[int(match[1])] = match[0]
@@ -72,32 +72,19 @@ class DeclaredNode:
     def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
         """All cards under one resource; with what schedulers call them where they count them."""
         declared = self._declared
-        devices = sorted(snapshot.devices, key=lambda device: int(device.index))
-        if not devices:
-            return []
-        node = self._settings.node_name
-        uuids = tuple(device.uuid for device in devices)
+        uuids = tuple(device.uuid for device in snapshot.by_index)
+        split = shares_of(declared.shares, self._settings, limited=declared.limits)
         names = (
-            {declared.names.format(node=node, n=i): uuid for i, uuid in enumerate(uuids)}
+            called(declared.names, self._settings.node_name, uuids)
             if declared.keys.registration is Registration.CAPACITY
             else {}
         )
-        return [
-            ResourcePlan(declared.resources.count, uuids, self._split(), declared.keys, names=names)
-        ]
-
-    def _split(self) -> Split:
-        declared = self._declared
-        if declared.shares == 1:
-            return Split()
-        limited = declared.limits or self._settings.enforce_isolation
-        sharing = Sharing.LIMITED if limited else Sharing.TIME_SLICING
-        return Split(count=declared.shares, separator="-", sharing=sharing)
+        plan = ResourcePlan(declared.resources.count, uuids, split, declared.keys, names=names)
+        return [plan] if uuids else []
 
     def registered(self, plan: ResourcePlan, snapshot: Snapshot) -> Sequence[NodeDevice]:
         """The cards of the type that schedulers look for."""
-        found = (snapshot.device(uuid) for uuid in plan.devices)
-        return tuple(node_device(d, plan, self._declared.word) for d in found if d is not None)
+        return node_devices(plan, snapshot, lambda card: self._declared.word)
 
     def impediment(self, plan: ResourcePlan) -> str:
         """Shares need variables that limit them."""
@@ -117,10 +104,5 @@ class DeclaredNode:
             "memory": ",".join(str(grant.memory_mib or 0) for grant in grants),
             "cores": ",".join(str(grant.cores_percent or 0) for grant in grants),
         }
-        nodes = [node for grant in grants for node in grant.device.device_nodes]
-        return ContainerEdits(
-            env={name: text.format(**fields) for name, text in declared.env.items()},
-            device_nodes=tuple(
-                DeviceNode(node, permissions="rw") for node in (*nodes, *declared.common_nodes)
-            ),
-        )
+        env = {name: text.format(**fields) for name, text in declared.env.items()}
+        return ContainerEdits(env, nodes_of(grants, *declared.common_nodes))

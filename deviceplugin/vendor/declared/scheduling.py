@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import Registration
+from deviceplugin.vendor.counted import counted
 from deviceplugin.vendor.declared.declaration import Declaration, read
-from deviceplugin.vendor.plain import MOST_CARDS, Plain
+from deviceplugin.vendor.plain import Plain
 from deviceplugin.vendor.registered import INT32
 from deviceplugin.vendor.scheduling import (
     Admission,
@@ -41,6 +41,7 @@ def declared_scheduling(place: str) -> Callable[[SchedulingSettings], Sequence[S
                 found.keys,
                 found.resources,
                 found.default_cores,
+                several_whole=found.whole,
                 declaration=found,
             )
         ]
@@ -77,8 +78,6 @@ class Declared(Plain):
         declared = self.declaration
         if declared.idle:
             return replace(demand, memory_mib=0, cores_percent=100, rules=frozenset({Rule.IDLE}))
-        if declared.whole and demand.count > 1:
-            return replace(demand, memory_mib=0, memory_percent=100, cores_percent=100)
         units = demand.memory_mib // self.resources.memory_unit_mib
         if declared.memory_steps and units and units not in declared.memory_steps:
             steps = ", ".join(map(str, declared.memory_steps))
@@ -136,23 +135,16 @@ class Counted(Declared):
         cores = node.capacity.get(names.cores, 0) if names.cores else 0
         count = -(-cores // declared.resources.core_units)
         count = count or node.capacity.get(names.count, 0) // declared.shares
-        if not 0 <= count <= MOST_CARDS:
-            raise AnnotationError(
-                names.count, "an absurd capacity", "look at the node's plugin", str(count)
-            )
         units = node.capacity.get(names.memory, 0) if names.memory else 0
         memory = declared.memory_mib
         if units > 0 and cores > 0:
             memory = units * names.memory_unit_mib * declared.resources.core_units // cores
-        return [
-            NodeDevice(
-                uuid=declared.names.format(node=node.name, n=i),
-                index=i,
-                count=declared.shares,
-                memory=min(memory, INT32),
-                cores=100,
-                type=declared.word,
-                healthy=True,
-            )
-            for i in range(count)
-        ]
+        return counted(
+            node,
+            names.count,
+            count,
+            declared.names,
+            count=declared.shares,
+            memory=min(memory, INT32),
+            type=declared.word,
+        )

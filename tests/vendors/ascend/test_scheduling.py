@@ -56,6 +56,7 @@ def container(
 
 
 POD = PodSpec("default", "p", "u")
+RUNTIME = Path(__file__).with_name("runtime.py")
 
 
 def test_one_backend_a_word() -> None:
@@ -542,28 +543,9 @@ def test_the_fake_driver_makes_whatever_is_promised(
     monkeypatch.setenv("FAKE_DCMI_SCENARIO", str(scenario))
     monkeypatch.setenv("FAKE_DCMI_STATE", str(tmp_path / "state"))
     done = subprocess.run(
-        [sys.executable, "-c", RUNTIME, str(dcmi), json.dumps([*names_made, "vir03_1c_8g"])],
+        [sys.executable, str(RUNTIME), str(dcmi), json.dumps([*names_made, "vir03_1c_8g"])],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout) == {
         "made": [212, 213, 214, 215, 216, 217, -8005], "cores": 3.0, "cpus": 0, "memory": 8192,
     }  # fmt: skip
-
-
-RUNTIME = """
-import ctypes, json, sys
-from deviceplugin.vendors.ascend.library import (
-    DRIVER_CHOOSES, VDEV_MANAGEMENT, CreateVdevice, CreatedVdevice, SocFree,
-)
-dcmi, made = ctypes.CDLL(sys.argv[1]), []
-assert dcmi.dcmi_init() == 0
-for name in json.loads(sys.argv[2]):
-    out = CreatedVdevice()
-    asked = CreateVdevice(DRIVER_CHOOSES, DRIVER_CHOOSES, name.encode())
-    status = dcmi.dcmi_create_vdevice(0, 0, ctypes.byref(asked), ctypes.byref(out))
-    made.append(status or out.vdev_id)
-left, size = SocFree(), ctypes.c_uint(ctypes.sizeof(SocFree))
-dcmi.dcmi_get_device_info(0, 0, VDEV_MANAGEMENT, 2, ctypes.byref(left), ctypes.byref(size))
-free = left.computing
-json.dump({"made": made, "cores": free.aic, "cpus": free.device_aicpu, "memory": free.memory_size}, sys.stdout)
-"""

@@ -117,7 +117,7 @@ def test_the_second_chip_of_a_board_alone_is_not_healthy(
     ("given", "said"),
     [
         ({"name": "Something else"}, "no entry of iluvatars has a chipName in its model"),
-        ({"uuid": "GPU-0"}, "its uuid GPU-0 is another's"),
+        ({"uuid": "GPU-0"}, "another device has the same uuid"),
         ({"uuid": ""}, "it has no uuid"),
         ({"name": r"\xff\x01\xfe"}, "no entry of iluvatars"),
     ],

@@ -135,8 +135,8 @@ def test_without_the_library_the_kernel_knows_the_cards(
     ("call", "given", "said"),
     [
         ("mxSmlGetDeviceInfo", {"status": 8}, "no permission"),
-        (None, {"uuid": "GPU-0"}, "is no name"),
-        (None, {"uuid": ""}, "is no name"),
+        (None, {"uuid": "GPU-0"}, "another device has the same uuid"),
+        (None, {"uuid": ""}, "it has no uuid"),
     ],
 )
 def test_a_card_that_cannot_be_served_is_left_out_alone(
