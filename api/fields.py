@@ -28,6 +28,7 @@ __all__ = [
     "Fields",
     "Kind",
     "UnfitError",
+    "address_text",
     "choice",
     "duration_seconds",
     "duration_text",
@@ -144,6 +145,11 @@ def host_port(text: str) -> tuple[str, int]:
     if set(host) & set(":[]"):
         raise UnfitError("no host:port", "put an IPv6 address in brackets: [::1]:9400")
     return host, int(port)
+
+
+def address_text(host: str, port: int) -> str:
+    """What `host_port` reads; IPv6 addresses in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listen(value: object) -> str:

@@ -140,7 +140,7 @@ def _pod(item: Json) -> Json:
 def _mapping(item: object, key: str) -> Json:
     value = item.get(key) if isinstance(item, Mapping) else None
     if not isinstance(value, Mapping):
-        raise ReviewError(f"it has no {key}")
+        raise ReviewError(f"the body is no AdmissionReview of a pod: it has no {key}")
     return value
 
 

@@ -65,7 +65,9 @@ class Server:
 
     async def start(self, listen: str, tls: ssl.SSLContext | None = None) -> None:
         """Listen on ``host:port``, port 0 for any. Raises `OSError`, naming the flag."""
-        app = web.Application(client_max_size=MOST_BODY, middlewares=[self._parting, self._bounded])
+        app = web.Application(
+            client_max_size=MOST_BODY, middlewares=[self._parting, self._known, self._bounded]
+        )
         for path, handler in self._routes.items():
             app.router.add_post(path, _answering(path, handler, self._timed))
         app.router.add_get("/healthz", _healthy)
@@ -115,6 +117,20 @@ class Server:
             return await handler(request)
         finally:
             self._bytes -= size
+
+    @web.middleware
+    async def _known(self, request: web.Request, handler: Answering) -> web.StreamResponse:
+        """What is not here is said together with what is."""
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            posts = ", ".join(sorted(self._routes))
+            text = f"not found: POST to {posts}, or GET /healthz or /readyz\n"
+            return web.Response(status=404, text=text)
+        except web.HTTPMethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.allowed_methods))
+            text = f"only {allowed} to {request.path}\n"
+            return web.Response(status=405, text=text, headers={"Allow": allowed})
 
     @web.middleware
     async def _parting(self, request: web.Request, handler: Answering) -> web.StreamResponse:

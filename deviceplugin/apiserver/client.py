@@ -171,6 +171,9 @@ def _by_kubeconfig(configuration: Any, path: str, context: str) -> None:
         config.load_kube_config(  # type: ignore[no-untyped-call]
             path, context=context or None, client_configuration=configuration
         )
+        if not str(configuration.host).startswith(("https://", "http://")):
+            text = f"its server {configuration.host!r:.80} is no URL: write https://HOST:PORT"
+            raise config.ConfigException(text)
     except OSError as error:
         raise NoWayError(f"kubeconfig {error.filename or path}: {why(error)}; {remedy}") from None
     except config.ConfigException as error:
@@ -393,11 +396,29 @@ def _refused(method: str, path: Path, response: Any, data: bytes) -> ApiError:
     return ApiError(text, response.status, reason, wait)
 
 
+def _root(error: BaseException) -> Exception:
+    """What the system or the other side said, below what libraries made of it; the error itself
+    where nobody says more.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.errno is not None:
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return error if isinstance(error, Exception) else Exception(error)
+
+
 def _unanswered(method: str, path: Path, error: Exception) -> ApiError:
+    from ssl import SSLError
+
     from urllib3.exceptions import ConnectTimeoutError  # the client's, so it is loaded by now
 
-    cause = str(error).replace("\n", " ")[:300]
-    text = f"{method} {path}: no answer: {type(error).__name__}: {cause}"
+    root = _root(error)
+    system = isinstance(root, OSError) and not isinstance(root, SSLError)  # that has own numbers
+    cause = why(root) if system else f"{type(root).__name__}: {_line(root)}"
+    asked: Any = getattr(error, "conn", None) or vars(error).get("pool")
+    server = f" from {asked.host}:{asked.port}" if hasattr(asked, "port") else ""
+    text = f"{method} {path}: no answer{server}: {cause}"
     # One that could not be made is told as one that took too long.
     return ApiError(text, sent=not isinstance(error, ConnectTimeoutError))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deviceplugin.cli.values import SWITCH, Labels
+from deviceplugin.cli.values import SWITCH, Labels, Scheduler
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = (
     click.option(
         "--scheduler-name",
+        type=Scheduler(),
         default="hami-scheduler",
         show_default=True,
         help="The name that pods give in spec.schedulerName.",

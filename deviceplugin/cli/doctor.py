@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,12 +113,17 @@ def doctor(
     groups = fleet.GROUPS if whole else GROUPS
     names = [group.name for group in groups]
     if strange := sorted(set(only) - set(names)):
-        raise click.BadParameter(f"no group {strange[0]}; known are {', '.join(names)}")
+        text = f"no group {strange[0]}; known are {', '.join(names)}"
+        raise click.BadParameter(text, param_hint="--only")
     given = {key: values.pop(key) for key in DECIDING}
     if whole:
+        if manifests or no_probe:
+            raise click.UsageError(
+                "--manifest and --no-probe are about one node: leave them out with --cluster"
+            )
         report = examine(_fleet(snapshot, given), only, groups)
     else:
-        manifest, cluster = _manifest(manifests), _cluster(snapshot)
+        manifest, cluster = _manifest(manifests), _cluster(snapshot, given)
         scene = scene_of(values, os.environ, manifest, cluster, probe=not no_probe)
         report = examine(scene, only, groups)
     click.echo(findings.RENDERERS[output](report))
@@ -136,11 +141,13 @@ def _manifest(files: Sequence[Path]) -> Manifest:
         raise click.BadParameter(str(error), param_hint="--manifest") from None
 
 
-def _cluster(snapshot: Path | None) -> Cluster | None:
+def _cluster(snapshot: Path | None, given: Mapping[str, str]) -> Cluster | None:
     from deviceplugin.apiserver.client import Api, is_configured
     from deviceplugin.doctor.cluster import ApiCluster, SnapshotCluster, SnapshotError
 
     if snapshot is None:
+        if given["kubeconfig"] or given["context"]:
+            return ApiCluster(reach(given["kubeconfig"], given["context"]))
         return ApiCluster(Api()) if is_configured() else None
     try:
         return SnapshotCluster.read(snapshot)

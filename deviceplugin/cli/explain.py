@@ -42,6 +42,7 @@ __all__ = ["explain", "world_of"]
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
+    help="text: for people. json: everything, for programs.",
 )
 @reaching_options
 @deciding_options

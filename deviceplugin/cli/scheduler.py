@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deviceplugin.api.fields import address_text
 from deviceplugin.cli.certificates import CertificateFlags, certificate_options, source
 from deviceplugin.cli.deciding import configured_or_exit, deciding_options
 from deviceplugin.cli.values import SWITCH, Account, Address, Duration, Name, duration
@@ -290,12 +291,14 @@ class Given:
 @click.option(
     "--log-level",
     default="info",
+    help="What is logged: this and what weighs more.",
     show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]),
 )
 @click.option(
     "--log-format",
     default="auto",
+    help="auto: console on a terminal, else json.",
     show_default=True,
     type=click.Choice(["auto", "console", "json"]),
 )
@@ -319,6 +322,14 @@ def scheduler(**values: Any) -> None:
             "--leader-elect needs to know where the Lease is: give "
             "--leader-elect-resource-namespace, or POD_NAMESPACE in the environment"
         )
+    if given.leader_elect and not given.lease_name:
+        try:
+            Name("Lease").convert(given.scheduler_name, None, None)
+        except click.BadParameter as error:
+            raise click.UsageError(
+                f"the Lease is called as the scheduler is, but {error}; or give it a name of its "
+                "own with --leader-elect-resource-name"
+            ) from None
     first = configured_or_exit(given.device_config_file, REFUSED)
     setup(given.log_level, given.log_format)
     try:
@@ -474,7 +485,7 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     registry.register(SchedulerMetrics(scraped, Names(given.metric_names)))
     await asyncio.to_thread(api.prepare)
     await server.start(given.listen, tls.context)
-    log.info("answering", address=":".join(map(str, server.address)), tls=tls.context is not None)
+    log.info("answering", address=address_text(*server.address), tls=tls.context is not None)
     metrics = None
     if given.metrics_listen:
         metrics = Endpoint(given.metrics_listen, registry, blockers, "--metrics-bind-address")

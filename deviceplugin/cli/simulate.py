@@ -51,7 +51,12 @@ if TYPE_CHECKING:
 @click.option("--only-added", is_flag=True, help="Leave those out that wait in the cluster.")
 @click.option("--list", "listing", is_flag=True, help="Say of every pod where it goes.")
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="text: for people. json: everything, for programs.",
 )
 @deciding_options
 def simulate(

@@ -20,6 +20,7 @@ __all__ = [
     "Host",
     "Labels",
     "Name",
+    "Scheduler",
     "check_nodes",
     "duration",
 ]
@@ -30,6 +31,7 @@ LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
 LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+WORD = re.compile(r"[!-~]{1,253}")
 LONGEST_NAME = 253
 LONGEST_DURATION = 365 * 24 * 3600.0
 """Seconds; more is a slip of the pen."""
@@ -178,7 +180,22 @@ class Labels(click.ParamType[tuple[tuple[str, str], ...]]):
             if not LABEL_KEY.fullmatch(key) or not LABEL_VALUE.fullmatch(text):
                 self.fail(f"{part!r} can be on no node: write key=value", param, ctx)
             pairs.append((key, text))
+        if value and not pairs:
+            self.fail(f"{value!r:.80} names no label: write key=value", param, ctx)
         return tuple(pairs)
+
+
+class Scheduler(click.ParamType[str]):
+    """The name by which pods choose their scheduler."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """As it is written."""
+        text = str(value)
+        if not WORD.fullmatch(text):
+            self.fail(f"{text!r:.80} is no name: write one without blanks", param, ctx)
+        return text
 
 
 def check_nodes(given: Sequence[str], known: Collection[str], flag: str) -> None:

@@ -39,8 +39,8 @@ def container_spec(entry: Mapping[str, Any], *, init: bool = False) -> Container
     security = entry.get("securityContext")
     return ContainerSpec(
         name=name,
-        limits=_texts(resources, "limits"),
-        requests=_texts(resources, "requests"),
+        limits=_texts(resources, "limits", name),
+        requests=_texts(resources, "requests", name),
         env=frozenset(str(variable.get("name")) for variable in _list(entry, "env")),
         privileged=isinstance(security, Mapping) and security.get("privileged") is True,
         init=init,
@@ -80,8 +80,9 @@ def _list(item: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def _texts(item: Mapping[str, Any], key: str) -> Mapping[str, str]:
+def _texts(item: Mapping[str, Any], key: str, container: str = "") -> Mapping[str, str]:
     value = item.get(key) or {}
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key} is not a mapping")
+        whose = f" of container {container!r:.80}" if container else ""
+        raise ValueError(f"{key}{whose} is not a mapping")
     return MappingProxyType({str(k): str(v) for k, v in value.items()})

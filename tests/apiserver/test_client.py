@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path as FilePath
@@ -86,6 +87,28 @@ async def test_no_configuration_is_a_reason_and_no_crash(monkeypatch: pytest.Mon
         await Api().get(Path.node("n"))
     assert is_configured({"KUBECONFIG": "x"})
     assert not is_configured({})
+
+
+async def test_a_server_that_is_away_is_named_in_the_systems_words(server: ApiServer) -> None:
+    server.stop()
+    with pytest.raises(ApiError) as refused:
+        await Api().get(Path.pod("default", "p"))
+    assert re.search(r"no answer from 127\.0\.0\.1:\d+: Connection refused", str(refused.value))
+
+
+async def test_a_kubeconfig_with_a_server_that_is_no_url_is_refused(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config"
+    file.write_text(
+        "clusters: [{name: c, cluster: {server: 'foo'}}]\n"
+        "users: [{name: u, user: {}}]\n"
+        "contexts: [{name: x, context: {cluster: c, user: u}}]\n"
+        "current-context: x\n"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    with pytest.raises(ApiError, match="its server 'foo' is no URL: write https://HOST:PORT"):
+        await Api().get(Path.node("n"))
 
 
 async def test_a_write_that_is_late_is_not_sent(server: ApiServer) -> None:

@@ -98,6 +98,8 @@ def test_explain_needs_nothing_else_to_be_right() -> None:
         (["--only", "moon"], "no group moon; known are config, driver"),
         (["--snapshot", "/nowhere.json"], "cannot be read"),
         (["--manifest", "/nowhere.json"], "cannot be read"),
+        (["--kubeconfig", "/nowhere"], "kubeconfig /nowhere: No such file or directory"),
+        (["--cluster"], "leave them out with --cluster"),
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], says: str) -> None:

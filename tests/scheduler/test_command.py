@@ -184,6 +184,13 @@ async def test_it_issues_its_certificate_and_the_api_server_calls_it_over_tls(
         (["--node-lock-timeout=soon"], "write 5m"),
         (["--node-label-selector=gpu"], "not key=value"),
         (["--node-label-selector=gpu=a b"], "can be on no node"),
+        (["--node-label-selector=,"], "names no label"),
+        (["--scheduler-name="], "write one without blanks"),
+        (["--scheduler-name=a b"], "write one without blanks"),
+        (
+            ["--leader-elect", "--leader-elect-resource-namespace=a", "--scheduler-name=A"],
+            "with --leader-elect-resource-name",
+        ),
         (["--decision-lifetime=99999999999h"], "more than a year"),
         (["--trusted-account=foo"], "write system:serviceaccount:NAMESPACE:NAME"),
         (["--trusted-account=system:serviceaccount:foo"], "'system:serviceaccount:foo' is no acc"),

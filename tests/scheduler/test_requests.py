@@ -264,9 +264,11 @@ async def test_requests_that_are_none_are_refused_by_their_code(bench: Any, path
     assert await refused(address, path, **bomb) in (200, 400)
     async with aiohttp.ClientSession() as session:
         async with session.get(address + path) as answer:
-            assert answer.status == 405
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+            assert await answer.text() == f"only POST to {path}\n"
         async with session.get(address + "/nowhere") as answer:
             assert answer.status == 404
+            assert path in await answer.text()
 
 
 async def test_much_at_once_is_refused_until_there_is_room(
