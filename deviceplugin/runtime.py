@@ -429,6 +429,14 @@ class VendorRuntime:
         impediment = await self._impediment(plan)
         if served is None:
             self._serve(plan, table, impediment)
+            if self._announce is not None and plan.keys is None:
+                # legitimate (MIG instances of `mixed`), and easily not what was meant
+                self._log.warning(
+                    "no scheduler hears of this resource",
+                    resource=plan.resource,
+                    reason="its devices are not divided into shares; kubelet hands them out",
+                    remedy="set the vendor's split (nvidia.deviceSplitCount, for example)",
+                )
         else:
             served.allocator.plan = plan
             served.allocator.inventory = self._specs
