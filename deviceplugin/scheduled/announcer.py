@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from deviceplugin.api.hami.errors import AnnotationError
-from deviceplugin.api.node import ANNOUNCES
+from deviceplugin.api.node import ALLOCATION, ANNOUNCES
 from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.readiness import Readiness
 from deviceplugin.scheduled.node import ScheduledNode
@@ -133,11 +133,14 @@ class Announcer:
         return tuple(found)
 
     async def _stale(self, current: Mapping[str, str]) -> frozenset[str]:
-        """What an agent before us may have left, once every vendor has had time to speak up.
+        """What an agent before us may have left, once every vendor has had time to speak up. That
+        it needed no lock at once: what a scheduler binds without one, we would have to refuse.
         Nothing while another agent serves vendors here, whose annotations are ours, too.
         """
         found = owned(current) - {ANNOUNCES}
-        if asyncio.get_running_loop().time() - self._started <= SETTLE_SECONDS or not found:
+        if asyncio.get_running_loop().time() - self._started <= SETTLE_SECONDS:
+            found &= frozenset() if self._node.deferred else {ALLOCATION}
+        if not found:
             return frozenset()
         try:
             alone = not await asyncio.to_thread(self._others)
