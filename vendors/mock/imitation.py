@@ -11,11 +11,14 @@ from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any
 
+from deviceplugin import cdi
 from deviceplugin.vendor import (
     ContainerEdits,
     Grant,
+    InventoryWriter,
     NodeBackend,
     Owner,
+    Snapshot,
     Vendor,
     VendorSettings,
 )
@@ -76,6 +79,8 @@ def imitation(
             members[name] = _forwarded(simulated, name)
     if harmless:
         members["edits"] = _harmless(real)
+        if isinstance(real, InventoryWriter):
+            members["cdi_specs"] = _harmless_specs(real)
     made: NodeBackend = type(f"Imitated{vendor.name.capitalize()}", (), members)()
     return made
 
@@ -105,3 +110,24 @@ def _harmless(real: NodeBackend) -> Callable[..., ContainerEdits]:
         )
 
     return edits
+
+
+def _harmless_specs(real: InventoryWriter) -> Callable[..., Sequence[cdi.Spec]]:
+    def tamed(edits: cdi.ContainerEdits) -> cdi.ContainerEdits:
+        nodes = tuple(replace(n, host_path="/dev/null", type="") for n in edits.device_nodes)
+        return replace(edits, device_nodes=nodes, mounts=(), hooks=())
+
+    def cdi_specs(_self: object, snapshot: Snapshot) -> Sequence[cdi.Spec]:
+        return [
+            replace(
+                spec,
+                container_edits=tamed(spec.container_edits),
+                devices=tuple(
+                    replace(device, container_edits=tamed(device.container_edits))
+                    for device in spec.devices
+                ),
+            )
+            for spec in real.cdi_specs(snapshot)
+        ]
+
+    return cdi_specs

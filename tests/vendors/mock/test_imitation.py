@@ -8,7 +8,14 @@ import pytest
 
 from deviceplugin import registry
 from deviceplugin.testing.placing import scheduling_backends
-from deviceplugin.vendor import DriverError, NodeBackend, Owner, Safeguarded, VendorSettings
+from deviceplugin.vendor import (
+    DriverError,
+    InventoryWriter,
+    NodeBackend,
+    Owner,
+    Safeguarded,
+    VendorSettings,
+)
 from deviceplugin.vendor.declared.node import DeclaredNode
 
 
@@ -43,6 +50,18 @@ def test_what_it_hands_over_does_no_harm_where_nothing_is_installed() -> None:
     assert {node.host_path for node in edits.device_nodes} == {"/dev/null"}
     assert [node.path for node in edits.device_nodes] == ["/dev/xpuctrl", "/dev/xpu0"]
     assert not isinstance(played, Safeguarded)  # there are no limits to hold
+
+
+def test_nor_does_the_inventory_of_its_devices() -> None:
+    played = mock(imitate="nvidia")
+    assert isinstance(played, InventoryWriter)
+    snapshot = played.discover()
+    specs = played.cdi_specs(snapshot)
+    named = {device.name: device.container_edits for spec in specs for device in spec.devices}
+    assert {device.uuid for device in snapshot.devices} <= named.keys()
+    edits = [*named.values(), *(spec.container_edits for spec in specs)]
+    assert {node.host_path for one in edits for node in one.device_nodes} == {"/dev/null"}
+    assert not any(one.mounts or one.hooks for one in edits)
 
 
 def test_the_imitated_vendor_has_its_own_section() -> None:
