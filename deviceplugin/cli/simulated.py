@@ -26,7 +26,9 @@ def as_text(result: Result, *, listing: bool) -> str:
     total = len(result.outcomes)
     nodes = {outcome.node for outcome in result.outcomes if outcome.node}
     answer = f"{placed:,} of {several(total, 'pod')} find a place, on {several(len(nodes), 'node')}"
-    if total > placed:
+    if total and not placed:
+        answer = "The pod finds no place" if total == 1 else f"None of {total:,} pods finds a place"
+    elif total > placed:
         answer += f"; {total - placed:,} {'waits' if total - placed == 1 else 'wait'}"
     lines = [click.style(f"{answer}.", bold=True)]
     if listing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from deviceplugin.explain.judge import NodeVerdict, demand_of, serving
@@ -31,22 +31,37 @@ class Group:
 
 
 def group(world: World, wanted: Request, verdicts: Mapping[str, NodeVerdict]) -> list[Group]:
-    """The nodes that do not serve, by obstacle, those of the devices first, the largest first."""
-    inside: dict[tuple[str, str], list[NodeVerdict]] = {}
+    """The nodes that do not serve, by obstacle: those that the pod may go to first, those whose
+    devices would serve next, and those that fail on both last; the largest first of each.
+    """
+    inside: dict[tuple[str, str, bool], list[NodeVerdict]] = {}
     outside: dict[tuple[str, str], list[str]] = {}
     for verdict in verdicts.values():
         reason = verdict.reason
         if reason is not None:
-            inside.setdefault(_kind(verdict, reason), []).append(verdict)
+            kind = (*_kind(verdict, reason), bool(verdict.outside))
+            inside.setdefault(kind, []).append(verdict)
         elif verdict.outside:
             first = verdict.outside[0]
             outside.setdefault((str(first.by), first.detail), []).append(verdict.name)
-    found = [_of_devices(world, wanted, kind, those) for kind, those in inside.items()]
-    found.sort(key=lambda one: (one.word == Obstacle.TOO_FEW_CARDS, -len(one.nodes)))
-    return found + [
+
+    def of_devices(*, barred: bool) -> list[Group]:
+        found = [
+            _of_devices(world, wanted, (word, detail), those)
+            for (word, detail, outside), those in inside.items()
+            if outside is barred
+        ]
+        return sorted(found, key=lambda one: (one.word == Obstacle.TOO_FEW_CARDS, -len(one.nodes)))
+
+    would_serve = [
         Group(word, f"{detail}, and their devices would serve", tuple(sorted(names)))
         for (word, detail), names in sorted(outside.items(), key=lambda item: -len(item[1]))
     ]
+    barred = [
+        replace(one, summary=f"{one.summary}; the pod may not go there anyway")
+        for one in of_devices(barred=True)
+    ]
+    return of_devices(barred=False) + would_serve + barred
 
 
 def _kind(verdict: NodeVerdict, reason: Reason) -> tuple[str, str]:

@@ -17,7 +17,9 @@ __all__ = ["Exclusion", "Filter", "NodeTraits", "excluded", "node_traits"]
 Json = Mapping[str, Any]
 
 REPELS = frozenset({"NoSchedule", "NoExecute"})
-UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+CONDITIONS = "node.kubernetes.io/"
+"""How the keys of taints begin by which the cluster itself says how a node is."""
+UNSCHEDULABLE = f"{CONDITIONS}unschedulable"
 
 
 class Filter(enum.StrEnum):
@@ -35,6 +37,12 @@ class Taint:
     key: str
     value: str
     effect: str
+
+    @property
+    def condition(self) -> str:
+        """How the node is by the cluster's word (``not ready``); empty for what people wrote."""
+        name = self.key.removeprefix(CONDITIONS)
+        return "" if name == self.key else name.replace("-", " ")
 
     def __str__(self) -> str:
         return (
@@ -55,7 +63,7 @@ class NodeTraits:
 @dataclass(frozen=True, slots=True)
 class Exclusion:
     """Which filter leaves a node out, and in whose words; `taint` is what a toleration would have
-    to name, `label` the selector that the node does not have.
+    to name, where one would help, `label` the selector that the node does not have.
     """
 
     by: Filter
@@ -90,7 +98,12 @@ def excluded(pod: Json, node: NodeTraits) -> tuple[Exclusion, ...]:
     if node.cordoned and not _tolerated(cordon, tolerations):
         found.append(Exclusion(Filter.UNSCHEDULABLE, "the node is cordoned"))
     for taint in node.taints:
-        if not _tolerated(taint, tolerations):
+        if _tolerated(taint, tolerations):
+            continue
+        if taint.condition:
+            detail = f"the node is tainted as {taint.condition} ({taint})"
+            found.append(Exclusion(Filter.TAINT, detail))
+        else:
             detail = f"the pod does not tolerate the taint {taint}"
             found.append(Exclusion(Filter.TAINT, detail, taint))
     for key, value in sorted((spec.get("nodeSelector") or {}).items()):

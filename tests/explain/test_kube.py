@@ -94,3 +94,12 @@ def test_required_node_affinity(terms: list[dict[str, Any]], passes: bool) -> No
 
 def test_affinity_that_only_prefers_keeps_nobody_off() -> None:
     assert reasons({"affinity": {"nodeAffinity": {}}}, node()) == []
+
+
+def test_how_a_node_is_is_no_matter_of_tolerations() -> None:
+    """Kubernetes says by taints that a node is away; a pod that tolerates it does not run either."""
+    taints = [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}, TAINT]
+    found = excluded({"spec": {}}, node_traits(node(taints=taints)))
+    away, theirs = found
+    assert away.detail.startswith("the node is tainted as not ready")
+    assert (away.taint is None, str(theirs.taint)) == (True, "gpu=yes:NoSchedule")

@@ -338,3 +338,17 @@ def test_numbers_that_no_cluster_has_are_refused_at_once(plan: str) -> None:
     found = run("--generate", plan)
     assert found.exit_code == 2
     assert plan.rpartition(",")[2].partition("=")[0] in found.output
+
+
+@pytest.mark.parametrize(
+    ("replicas", "says"), [("1", "The pod finds no place."), ("3", "None of 3 pods finds a place.")]
+)
+def test_where_nobody_finds_a_place_the_answer_says_that(
+    make: Any, files: Any, replicas: str, says: str
+) -> None:
+    cluster, _, folder = files
+    (folder / "huge.yaml").write_text(json.dumps(make.pod("huge", 99_999, 10)))
+    asked = ("--add", str(folder / "huge.yaml"), "--replicas", replicas, "--only-added")
+    found = run(cluster, *asked)
+    assert found.exit_code == 1
+    assert found.output.startswith(says)

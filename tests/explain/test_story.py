@@ -377,3 +377,15 @@ def test_a_thousand_nodes_are_a_few_lines(make: Any) -> None:
 
 def test_phases_are_those_of_the_wire() -> None:
     assert BIND_PHASE == "hami.io/bind-phase"
+
+
+def test_the_nodes_that_a_pod_may_go_to_are_spoken_of_first(make: Any) -> None:
+    """However many others lack the devices too."""
+    told = make.account(
+        [make.node("mine", memory=2000), *(make.node(f"other-{n}", memory=1000) for n in range(3))],
+        [make.pod("big", 3000, nodeSelector={"kubernetes.io/hostname": "mine"})],
+    )
+    assert "on 1, too little memory is left: 2,000 MiB at most on a card (mine)" in told.answer
+    mine, others = told.groups
+    assert (mine.nodes, len(others.nodes)) == (("mine",), 3)
+    assert others.summary.endswith("; the pod may not go there anyway")
