@@ -143,6 +143,7 @@ def official_client(connections: int = 4, path: str = "", context: str = "") -> 
     So many connections stay open. `path` is a kubeconfig, else KUBECONFIG's or the pod's own;
     `context` one of its contexts, else its current one. Raises `NoWayError`.
     """
+    import urllib3
     from kubernetes import client
 
     configuration = client.Configuration()
@@ -151,6 +152,9 @@ def official_client(connections: int = 4, path: str = "", context: str = "") -> 
         _by_kubeconfig(configuration, path, context)
     else:
         _by_service_account(configuration)
+    if not configuration.verify_ssl:
+        # As the kubeconfig says in so many words; else a warning came with every request.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     configuration.retries = False
     configuration.connection_pool_maxsize = connections
     # As found now: otherwise the library looks through the environment again for every request.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path as FilePath
 
 import pytest
+from urllib3.exceptions import InsecureRequestWarning
 
 from deviceplugin.apiserver.annotations import ApiPods
 from deviceplugin.apiserver.client import (
@@ -18,6 +21,7 @@ from deviceplugin.apiserver.client import (
     ApiError,
     Path,
     is_configured,
+    official_client,
 )
 from deviceplugin.refusal import RefusalError
 from deviceplugin.testing.apiserver import ApiServer
@@ -171,3 +175,18 @@ async def test_a_name_that_would_lead_to_another_path_is_never_asked_for(
     with pytest.raises(ApiError, match="no object can have"):
         await Api().get(Path.pod("default", name))
     assert len(server.calls) == before
+
+
+def test_a_kubeconfig_that_wants_no_check_is_not_warned_about(tmp_path: FilePath) -> None:
+    cluster = {"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": True}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "clusters": [{"name": "x", "cluster": cluster}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "users": [{"name": "x", "user": {"token": "t"}}],
+    }
+    (tmp_path / "config").write_text(json.dumps(config))
+    official_client(path=str(tmp_path / "config"))
+    warnings.warn("with every request", InsecureRequestWarning, stacklevel=1)  # else an error
