@@ -7,7 +7,7 @@ from typing import Any
 
 from deviceplugin.api.problems import why
 
-__all__ = ["UserFileError", "read_file", "read_yaml", "unusable"]
+__all__ = ["UserFileError", "read_file", "read_yaml", "remedy", "unusable"]
 
 MOST_YAML = 64 << 20
 """Bytes; a manifest of 10,000 pods is 10 MB."""
@@ -33,16 +33,20 @@ def read_file(path: Path, most: int) -> bytes:
 
 def unusable(path: Path, error: Exception, do: str = "read") -> str:
     """Why a file cannot be read, or what else there was to `do`, and the remedy."""
+    return f"{path}: cannot be {do}: {why(error)}; {remedy(error)}"
+
+
+def remedy(error: Exception) -> str:
+    """What to do about a file that cannot be used."""
     match error:
         case FileNotFoundError():
-            remedy = "correct the path, or create the file"
+            return "correct the path, or create what is missing"
         case IsADirectoryError():
-            remedy = "name a file in it"
+            return "name a file in it"
         case PermissionError():
-            remedy = "give this user the right to it"
+            return "give this user the right to it"
         case _:
-            remedy = "correct the path"
-    return f"{path}: cannot be {do}: {why(error)}; {remedy}"
+            return "correct the path"
 
 
 def read_yaml(path: Path) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from deviceplugin.cli.deciding import Deciding, deciding, deciding_options
-from deviceplugin.cli.reach import reach, reaching_options
+from deviceplugin.cli.reach import failed, reach, reaching_options
 from deviceplugin.cli.values import check_nodes
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def world_of(snapshot: Path | None, values: dict[str, Any]) -> World:
             raise click.BadParameter(str(error), param_hint="--snapshot") from None
         _fail(error)
     except ApiError as error:
-        _fail(error)
+        _fail(failed(error))
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: object) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     sys.exit(1)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from deviceplugin.apiserver.client import Api
+    from deviceplugin.apiserver.client import Api, ApiError
 
-__all__ = ["NO_WAY", "reach", "reaching_options"]
+__all__ = ["NO_WAY", "failed", "reach", "reaching_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,3 +58,13 @@ def reach(kubeconfig: str, context: str) -> Api:
     except ApiError as error:
         raise click.UsageError(str(error)) from None
     return api
+
+
+def failed(error: ApiError) -> str:
+    """What an API server did not do, and the remedy where that is on this side."""
+    if error.is_forbidden:
+        return f"{error}; give this account the right to it, or name another kubeconfig or context"
+    if not error.status:
+        where = "that the kubeconfig has its address and authority"
+        return f"{error}; see that the server is up, and {where}"
+    return str(error)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from deviceplugin.cli.deciding import deciding, deciding_options
-from deviceplugin.cli.reach import reach, reaching_options
+from deviceplugin.cli.reach import failed, reach, reaching_options
 from deviceplugin.userfiles import unusable
 
 
@@ -43,7 +43,7 @@ def snapshot(output: Path, **values: Any) -> None:
         found = capture(api, decides.backends, labels, decides.config)
         write(found, output)
     except (ApiError, OSError) as error:
-        text = unusable(output, error, "written") if isinstance(error, OSError) else error
+        text = unusable(output, error, "written") if isinstance(error, OSError) else failed(error)
         click.echo(f"error: {text}", err=True)
         sys.exit(1)
     amounts = f"{len(found.nodes):,} nodes, {len(found.pods):,} pods, {len(found.quotas):,} quotas"

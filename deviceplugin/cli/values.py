@@ -109,7 +109,12 @@ class Host(click.ParamType[str]):
             return str(ip_address(text))
         except ValueError:
             if len(text) > LONGEST_NAME or not SUBDOMAIN.fullmatch(text):
-                self.fail(f"{text!r} is no host name in lower case and no address", param, ctx)
+                self.fail(
+                    f"{text!r:.80} is no host name in lower case and no address: write for example "
+                    "SERVICE.NAMESPACE.svc with their names, or 10.0.0.1",
+                    param,
+                    ctx,
+                )
         return text
 
 

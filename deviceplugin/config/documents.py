@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from deviceplugin.api.problems import Problem, shown
+from deviceplugin.api.problems import Problem, shown, why
+from deviceplugin.userfiles import remedy
 
 __all__ = ["parse_document", "read_document"]
 
@@ -74,10 +75,7 @@ def read_document(
         problems.append(Problem(path, "", None, "not UTF-8 text", "save it as UTF-8"))
         return None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        problems.append(
-            Problem(path, "", None, f"cannot be read: {reason}", "make it readable for the agent")
-        )
+        problems.append(Problem(path, "", None, f"cannot be read: {why(error)}", remedy(error)))
         return None
     return parse_document(text, path, problems)
 

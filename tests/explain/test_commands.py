@@ -170,6 +170,14 @@ def test_a_server_that_is_away_is_named(cluster: ApiServer, tmp_path: Path) -> N
         found = run(*command)
         assert found.exit_code == 1
         assert found.output.startswith("error: GET /api/v1/")
+        assert ": Connection refused; see that the server is up" in found.output
+
+
+def test_an_account_that_may_not_is_told_so(cluster: ApiServer) -> None:
+    cluster.faults.deny.add(("list", "pods"))
+    found = run("explain", "team/waits")
+    assert found.exit_code == 1
+    assert "give this account the right to it" in found.output
 
 
 def test_without_any_way_to_a_server(
