@@ -56,13 +56,18 @@ OPTIONS = (
         type=click.Choice([policy.value for policy in Policy]),
         help="Which card first, unless a pod says otherwise.",
     ),
-    click.option("--device-config-file", default="", help="HAMi's device-config.yaml, or our own."),
+    click.option(
+        "--device-config-file",
+        metavar="FILE",
+        default="",
+        help="HAMi's device-config.yaml, or our own; without one each vendor's defaults count.",
+    ),
     click.option(
         "--node-label-selector",
         "node_labels",
         default="",
         type=Labels(),
-        help="Only nodes with all these labels: key=value[,key=value].",
+        help="Only nodes with all these labels: key=value[,key=value]; without them all nodes.",
     ),
     click.option(
         "--force-overwrite-default-scheduler",

@@ -306,7 +306,8 @@ def scheduler(**values: Any) -> None:
     """Run the scheduler extender until SIGTERM.
 
     It watches pods and nodes, and answers kube-scheduler's filter, bind and preempt for the devices
-    of every installed vendor. Exit codes: 0 stopped by a signal, 1 refused configuration, 2 wrong
+    of every installed vendor. Durations are Go's: 90s, 5m, 1h30m. Exit codes: 0 stopped by a
+    signal, 1 refused configuration, no way to an API server, or an address that is taken, 2 wrong
     usage.
     """
     from deviceplugin.apiserver.client import ApiError
