@@ -6,6 +6,7 @@ were passed over do not serve is worked out when somebody wants to know (`why`).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from deviceplugin.api.hami.keys import DEVICE_POLICY, NODE_POLICY
 from deviceplugin.api.node import ANNOUNCES
 from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.observe import NodeView
-from deviceplugin.placement.presence import scores
+from deviceplugin.placement.presence import bounds, scores
 from deviceplugin.placement.request import Ask, asks
 from deviceplugin.scheduler.cluster import Cluster, Holding
 from deviceplugin.scheduler.remembered import Tried
@@ -43,8 +44,6 @@ __all__ = [
     "request",
     "why",
 ]
-
-_PLAIN = {obstacle: Reason(obstacle) for obstacle in Obstacle}
 
 Allowed = Callable[[Placement], Reason | None]
 """Why a placement that fits may still not be, None when it may: a namespace's quota."""
@@ -122,7 +121,7 @@ def choose(
 ) -> Found | Nowhere:
     """The best of the candidates. What the pod itself holds does not stand in its way."""
     names = candidates if isinstance(candidates, frozenset) else frozenset(candidates)
-    scored = any(scores(cluster.backends[word]) for word in wanted.words)
+    most = _most(cluster, wanted)
     needs = [Need.of(demand) for ask in wanted.asks for demand in ask.demands.values()]
     tried: Tried[Found] = cluster.remembered.of(wanted.shape)
     search = _Search(wanted.node_policy is Policy.SPREAD)
@@ -136,14 +135,15 @@ def choose(
     for name in filterfalse(tried.unfit.__contains__, order):
         if name not in names or name == mine:
             continue
-        if not scored and not search.is_better(rooms[name].score):
+        room = rooms[name]
+        if search.best is not None and not search.is_better(room.score, most):
             break  # nor is any that follows
-        found = tried.fits.get(name) or _lacks(rooms[name], needs)
+        found = tried.fits.get(name) or _lacks(room, needs)
         found = found or _fitting(cluster, wanted, name)
         if isinstance(found, Reason):
             tried.unfit[name] = found
             continue
-        if scored:  # others of its shape will ask
+        if most:  # others of its shape will ask
             tried.fits[name] = found
         if search.is_better(found.placement.score):
             search.take(name, _if_allowed(cluster, wanted, found, allowed))
@@ -151,6 +151,19 @@ def choose(
         return replace(search.best, passed=len(search.refused) + len(tried.unfit))
     reasons = _reasons(cluster, wanted, names, search.refused, tried.unfit)
     return Nowhere(MappingProxyType(reasons))
+
+
+def _most(cluster: Cluster, wanted: Request) -> float:
+    """The most that the vendors can say for any node beside how full it is."""
+    total = 0.0
+    for word in wanted.words:
+        backend = cluster.backends[word]
+        if bounds(backend):
+            demands = [ask.demands[word] for ask in wanted.asks if word in ask.demands]
+            total += backend.most(demands, wanted.pod, wanted.node_policy)
+        elif scores(backend):
+            return math.inf
+    return total
 
 
 def _if_allowed(
@@ -193,18 +206,20 @@ class _Search:
         elif self.is_better(found.placement.score):
             self.best = found
 
-    def is_better(self, score: float) -> bool:
-        """Whether a node of this score is better than the best so far."""
+    def is_better(self, score: float, more: float = 0.0) -> bool:
+        """Whether a node of this score is better than the best so far, with as much `more` that
+        speaks for it.
+        """
         if self.best is None:
             return True
         best = self.best.placement.score
-        return score < best if self.spread else score > best
+        return score - more < best if self.spread else score + more > best
 
 
 def _lacks(room: Room, needs: Iterable[Need]) -> Reason | None:
     for need in needs:
-        if (obstacle := room.lacks(need)) is not None:
-            return _PLAIN[obstacle]
+        if (reason := room.lacks(need)) is not None:
+            return reason
     return None
 
 

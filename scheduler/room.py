@@ -12,12 +12,26 @@ from types import MappingProxyType
 
 from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.rank import node_score
-from deviceplugin.vendor.scheduling import Card, Demand, Obstacle, Rule
+from deviceplugin.vendor.scheduling import Card, Demand, Obstacle, Reason, Rule
 
 __all__ = ["Need", "Order", "Room", "room_of"]
 
 MIG = "mig"
 """The mode of cards that are handed out in partitions."""
+
+# Made once, because most of a large cluster is refused in these words for each pod.
+_TOO_FEW_CARDS, _EXCLUSIVE, _SLOTS, _MEMORY, _CORES, _HEALTH, _CORDONED = map(
+    Reason,
+    (
+        Obstacle.TOO_FEW_CARDS,
+        Obstacle.EXCLUSIVE,
+        Obstacle.SLOTS,
+        Obstacle.MEMORY,
+        Obstacle.CORES,
+        Obstacle.HEALTH,
+        Obstacle.CORDONED,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +78,15 @@ class Share:
     idle: bool
     devices: int
 
-    def lacks(self, need: Need) -> Obstacle | None:
+    def lacks(self, need: Need) -> Reason | None:
         """What stands between the card and a need, as far as figures go."""
         if need.idle and not self.idle:
-            return Obstacle.EXCLUSIVE
+            return _EXCLUSIVE
         if need.slots and self.slots <= 0:
-            return Obstacle.SLOTS
+            return _SLOTS
         if (need.memory_mib or self.total_mib * need.memory_percent // 100) > self.memory_mib:
-            return Obstacle.MEMORY
-        return Obstacle.CORES if need.cores > self.cores else None
+            return _MEMORY
+        return _CORES if need.cores > self.cores else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +100,9 @@ class Room:
     cards: Mapping[str, int]
     shares: Mapping[str, tuple[Share, ...]]
     most: Mapping[str, tuple[int, int]]
-    aside: Mapping[str, Obstacle]
+    aside: Mapping[str, Reason]
 
-    def lacks(self, need: Need) -> Obstacle | None:
+    def lacks(self, need: Need) -> Reason | None:
         """What surely stands between the node and a need; None where a closer look is due.
 
         Only what no vendor's rule can mend counts: a card that fails here fails there.
@@ -96,12 +110,12 @@ class Room:
         word = need.word
         most = self.most.get(word)
         if most is None:
-            return self.aside.get(word, Obstacle.TOO_FEW_CARDS)
+            return self.aside.get(word, _TOO_FEW_CARDS)
         if need.memory_mib > most[0]:
-            return Obstacle.MEMORY
+            return _MEMORY
         if need.cores > most[1]:
-            return Obstacle.CORES
-        found, left = Obstacle.TOO_FEW_CARDS, need.count
+            return _CORES
+        found, left = _TOO_FEW_CARDS, need.count
         if need.count <= self.cards[word]:
             found = self.aside.get(word, found)
         for share in self.shares[word]:
@@ -133,10 +147,10 @@ def room_of(view: NodeView) -> Room:
         for word, cards in view.cards.items()
     }
     aside = {
-        word: obstacle
+        word: reason
         for word, cards in view.cards.items()
         for card in reversed(cards)
-        if (obstacle := _aside(card, view)) is not None
+        if (reason := _aside(card, view)) is not None
     }
     return Room(
         node_score(card for cards in view.cards.values() for card in cards),
@@ -153,11 +167,11 @@ def room_of(view: NodeView) -> Room:
     )
 
 
-def _aside(card: Card, view: NodeView) -> Obstacle | None:
+def _aside(card: Card, view: NodeView) -> Reason | None:
     """Why a card takes nobody, whoever asks."""
     if not card.device.healthy:
-        return Obstacle.HEALTH
-    return Obstacle.CORDONED if card.uuid in view.cordoned else None
+        return _HEALTH
+    return _CORDONED if card.uuid in view.cordoned else None
 
 
 _NAME = itemgetter(1)

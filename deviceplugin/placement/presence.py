@@ -10,9 +10,17 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeGuard
 
-from deviceplugin.vendor.scheduling import Annotator, Chooser, Inventory, Judge, Partitioned, Scorer
+from deviceplugin.vendor.scheduling import (
+    Annotator,
+    Bounded,
+    Chooser,
+    Inventory,
+    Judge,
+    Partitioned,
+    Scorer,
+)
 
-__all__ = ["annotates", "chooses", "divides", "inventories", "judges", "scores"]
+__all__ = ["annotates", "bounds", "chooses", "divides", "inventories", "judges", "scores"]
 
 
 _has: Callable[[type, type], bool] = cache(issubclass)
@@ -36,6 +44,11 @@ def chooses(backend: object) -> TypeGuard[Chooser]:
 def scores(backend: object) -> TypeGuard[Scorer]:
     """Whether it ranks nodes."""
     return _has(type(backend), Scorer)
+
+
+def bounds(backend: object) -> TypeGuard[Bounded]:
+    """Whether it says how much its ranking can make out."""
+    return _has(type(backend), Bounded)
 
 
 def annotates(backend: object) -> TypeGuard[Annotator]:

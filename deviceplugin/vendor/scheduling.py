@@ -28,6 +28,7 @@ __all__ = [
     "STANDARD",
     "Admission",
     "Annotator",
+    "Bounded",
     "Card",
     "Chooser",
     "ContainerDevice",
@@ -461,6 +462,18 @@ class Scorer(Protocol):
     ) -> float:
         """What speaks for the node, beside how full it is: under every policy the larger is the
         better node. `before` are the word's cards as they were before this pod.
+        """
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A `Scorer` that knows how much it can say for a node: nodes that would not be the best with
+    as much as that are not looked at, of which a large cluster has many.
+    """
+
+    def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
+        """At least what `score` gives for any node, whatever is in use there, where the pod's
+        containers ask for this much of the word; ``math.inf`` where there is no limit.
         """
 
 

@@ -230,6 +230,13 @@ class Ranking:
         return float(ord(node.name))
 
 
+class Bounding(Ranking):
+    """The same, and it says how far."""
+
+    def most(self, *_: object) -> float:
+        return float(max(map(ord, NODES)))
+
+
 @settings(max_examples=200)
 @given(
     happened=events(),
@@ -238,14 +245,15 @@ class Ranking:
         min_size=1,
         max_size=12,
     ),
-    ranked=st.booleans(),
+    ranked=st.sampled_from([None, Ranking, Bounding]),
     policy=st.sampled_from([Policy.BINPACK, Policy.SPREAD]),
     data=st.data(),
 )
 def test_who_remembers_answers_as_who_looks_again(
     backends: Any, make_static: Any, happened: Any, asked: Any, ranked: Any, policy: Any, data: Any
 ) -> None:
-    served = {"NVIDIA": Ranking(backends["NVIDIA"])} if ranked else backends
+    served = {"NVIDIA": ranked(backends["NVIDIA"])} if ranked else backends
+    whole = {"NVIDIA": Ranking(backends["NVIDIA"])} if ranked else backends
     cluster = Cluster(served)
     apply(cluster, make_static, "node", ("a", 2, 9000))
     apply(cluster, make_static, "node", ("b", 3, 5000))
@@ -253,7 +261,7 @@ def test_who_remembers_answers_as_who_looks_again(
         apply(cluster, make_static, kind, value)
         uid, count, memory = data.draw(st.sampled_from(asked))
         wanted = request(cluster, pod_spec(pod_item(uid, count, memory, 10)), policy, policy)
-        anew = Cluster(served)
+        anew = Cluster(whole)  # where each node is asked
         for name in cluster.names():
             record = cluster.record(name)
             assert record is not None

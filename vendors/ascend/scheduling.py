@@ -249,6 +249,10 @@ class AscendBackend:
             return 0.0
         return WEIGHT * sum(map(topology.affinity, found))
 
+    def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
+        """Each container in one network."""
+        return WEIGHT * len(demands) if self.chip.networked else 0.0
+
     def annotations(
         self,
         node: NodeFacts,

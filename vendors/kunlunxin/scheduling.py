@@ -29,7 +29,7 @@ from deviceplugin.vendor.scheduling import (
     taken,
 )
 from deviceplugin.vendors.kunlunxin.configuration import NAMES, SLICES, WHOLE, configuration
-from deviceplugin.vendors.kunlunxin.topology import COUNTS, bubbles, select
+from deviceplugin.vendors.kunlunxin.topology import COUNTS, bubbles, most_mended, select
 
 CARD_MIB = 98304
 """A P800; slices are a quarter, a half, or all of it, whatever the card has."""
@@ -130,6 +130,10 @@ class WholeCards(_Wired, Counted):
         used = {card.device.index for card in before if card.used}
         after = used | {index[device.uuid] for devices in containers for device in devices}
         return 2000.0 - 1000.0 * (bubbles(after) - bubbles(used))
+
+    def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
+        """On the node whose wings such a pod mends best."""
+        return 2000.0 + 1000.0 * most_mended(sum(demand.count for demand in demands))
 
     def annotations(
         self,

@@ -7,8 +7,10 @@ each card is connected to its opposite. Positions are the cards' indices.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
+from itertools import product
 
-__all__ = ["COUNTS", "bubbles", "connected", "select"]
+__all__ = ["COUNTS", "bubbles", "connected", "most_mended", "select"]
 
 COUNTS = (1, 2, 4, 8)
 """How many cards one container may have."""
@@ -71,7 +73,27 @@ def _across(free: frozenset[int], count: int) -> tuple[int, ...]:
 
 def bubbles(used: Sequence[int] | Collection[int]) -> int:
     """How much a set of used cards breaks the wings up; less is better."""
-    if not used:
-        return 1
     left = sum(card < WING for card in used)
-    return sum({4: 0, 1: 2}.get(number, 1) for number in (left, len(used) - left))
+    return _broken(left, len(used) - left)
+
+
+def _broken(left: int, right: int) -> int:
+    """The `bubbles` of so many used cards in each wing."""
+    if not left and not right:
+        return 1
+    return sum({4: 0, 1: 2}.get(number, 1) for number in (left, right))
+
+
+@cache
+def most_mended(count: int) -> int:
+    """By how much so many cards can lessen the `bubbles` of a node, whatever is in use there."""
+    wings = tuple(product(range(WING + 1), repeat=2))
+    return max(
+        (
+            _broken(*before) - _broken(*after)
+            for before, after in product(wings, repeat=2)
+            if min(a - b for a, b in zip(after, before, strict=True)) >= 0
+            and sum(after) - sum(before) == count
+        ),
+        default=0,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import combinations
 
@@ -66,6 +67,13 @@ def link_score(before: Sequence[Card], taken: Collection[str]) -> int:
     rest = [card for card in idle if card.uuid not in taken]
     gain = _pairs(mine)
     return 10 * gain - (_pairs(idle) - gain - _pairs(rest))
+
+
+def most_linked(count: int) -> int:
+    """No `link_score` of so many cards is more: all are linked, nothing is torn apart, and what was
+    idle before is not theirs, so that each link counts once again.
+    """
+    return 11 * PAIR * math.comb(count, 2)
 
 
 def _pairs(cards: Sequence[Card]) -> int:

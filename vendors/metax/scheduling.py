@@ -40,6 +40,7 @@ from deviceplugin.vendors.metax.choosing import (
     by_links,
     company_score,
     link_score,
+    most_linked,
     tenants,
 )
 from deviceplugin.vendors.metax.configuration import (
@@ -260,6 +261,12 @@ class Sgpus:
         if not whole or not self._topology_aware(pod):
             return 0.0
         return float(WEIGHT * link_score(before, whole))
+
+    def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
+        """Whole cards that are all linked with each other; no company is better than none."""
+        whole = sum(demand.count for demand in demands if demand.cores_percent >= 100)
+        online = pod.annotations.get(words.APP_CLASS) == words.ONLINE
+        return float(WEIGHT * most_linked(whole)) if whole > 1 and not online else 0.0
 
     def _topology_aware(self, pod: PodSpec) -> bool:
         text = pod.annotations.get(words.TOPOLOGY_AWARE, "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from deviceplugin.api.hami import register
 from deviceplugin.api.hami.errors import AnnotationError
 from deviceplugin.api.hami.keys import Registration
 from deviceplugin.placement.admit import admitted
-from deviceplugin.placement.fit import place
+from deviceplugin.placement.fit import Placement, place
 from deviceplugin.placement.observe import (
     CORDON,
     Held,
@@ -19,6 +20,7 @@ from deviceplugin.placement.observe import (
     held_of,
     node_view,
 )
+from deviceplugin.placement.presence import bounds, scores
 from deviceplugin.placement.request import asks
 from deviceplugin.placement.write import decision
 from deviceplugin.scheduled.registration import keys_of, node_annotations, offer
@@ -29,6 +31,7 @@ from deviceplugin.vendor import NodeAnnotator
 from deviceplugin.vendor.scheduling import (
     Card,
     ContainerSpec,
+    Demand,
     Inventory,
     NodeFacts,
     PodSpec,
@@ -312,7 +315,12 @@ def _filled(subject: Subject) -> Wrong:
         raise NotApplicableError("no word has cards on the profile's node")
 
 
-def _brimming(backend: SchedulingBackend, view: NodeView, container: ContainerSpec) -> Wrong:
+def _filling(
+    backend: SchedulingBackend, view: NodeView, container: ContainerSpec, policy: Policy
+) -> Iterator[tuple[NodeView, PodSpec, Demand, Placement | Unfit]]:
+    """Pods with this container, one after the other, each with the node before it and what it asks
+    for, to the first that does not fit; none where it is refused or asks for another word.
+    """
     word = backend.keys.common_word
     cards = view.cards[word]
     held: list[Held] = []
@@ -325,17 +333,63 @@ def _brimming(backend: SchedulingBackend, view: NodeView, container: ContainerSp
             return
         if word not in wanted[0].demands:
             return  # what it counts is told by the check `words`
-        placed = place(full, pod, wanted, {word: backend}, Policy.SPREAD, Policy.BINPACK)
+        placed = place(full, pod, wanted, {word: backend}, Policy.SPREAD, policy)
+        yield full, pod, wanted[0].demands[word], placed
         if isinstance(placed, Unfit):
-            if not placed.reasons:
-                yield f"{word}: a pod does not fit and no reason is given"
-            break
+            return
         held.append(Held(pod.uid, f"n/{pod.name}", placed.containers[word][0]))
-    else:
+
+
+def _brimming(backend: SchedulingBackend, view: NodeView, container: ContainerSpec) -> Wrong:
+    word = backend.keys.common_word
+    steps = tuple(_filling(backend, view, container, Policy.BINPACK))
+    if not steps:
+        return
+    full, _pod, _demand, last = steps[-1]
+    if not isinstance(last, Unfit):
         yield f"{word}: {MOST_PODS} pods fit, and still more"
-    if not held:
+    elif not last.reasons:
+        yield f"{word}: a pod does not fit and no reason is given"
+    if len(steps) == 1 and isinstance(last, Unfit):
         yield f"{word}: not one pod with {dict(container.limits)} fits on an empty node"
-    yield from _beyond(word, cards_with(cards, held))
+    yield from _beyond(word, full.cards[word])
+
+
+def _bounded(subject: Subject) -> Wrong:
+    """The node is filled once more, and what speaks for it is held against what may."""
+    found = False
+    for backend, view in _views(subject):
+        for policy, whole in product((Policy.BINPACK, Policy.SPREAD), (True, False)):
+            container = _example(backend, whole=whole)
+            for full, pod, demand, placed in _filling(backend, view, container, policy):
+                said = _said(backend, full, pod, demand, placed, policy)
+                if said is None:
+                    break
+                found = True
+                score, most = said
+                if score > most:
+                    yield f"{demand.word}: {score:g} speaks for a node, {most:g} may"
+                    break
+    if not found:
+        raise NotApplicableError("no word says how much may speak for a node")
+
+
+def _said(
+    backend: SchedulingBackend,
+    view: NodeView,
+    pod: PodSpec,
+    demand: Demand,
+    placed: Placement | Unfit,
+    policy: Policy,
+) -> tuple[float, float] | None:
+    """What speaks for a node and what may; None where nothing is said of it."""
+    if isinstance(placed, Unfit) or not bounds(backend):
+        return None
+    most = backend.most([demand], pod, policy)
+    if not scores(backend):
+        return None
+    word = demand.word
+    return backend.score(view.facts, view.cards[word], placed.containers[word], pod, policy), most
 
 
 def _beyond(word: str, cards: Sequence[Card]) -> Wrong:
@@ -466,6 +520,12 @@ CHECKS = (
         "a node is filled to the brim and never beyond",
         "pods are placed where they cannot run",
         _filled,
+    ),
+    Check(
+        "score-bound",
+        "no node's score is more than the most that the scheduling half says",
+        "the best node of a large cluster is passed over",
+        _bounded,
     ),
     Check(
         "decision",

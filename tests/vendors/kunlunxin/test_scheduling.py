@@ -32,7 +32,7 @@ from deviceplugin.vendors.kunlunxin.scheduling import (
     backends,
     slice_of,
 )
-from deviceplugin.vendors.kunlunxin.topology import COUNTS, bubbles, connected, select
+from deviceplugin.vendors.kunlunxin.topology import COUNTS, bubbles, connected, most_mended, select
 
 WHOLE, SLICED = backends(SchedulingSettings())
 assert isinstance(WHOLE, WholeCards)
@@ -110,6 +110,17 @@ def test_a_wing_with_enough_cards_is_always_used(free: set[int], count: int) -> 
     if count <= 4 and max(wings) >= count:
         found = select(free, count)
         assert len({card // 4 for card in found}) == 1
+
+
+@given(st.sets(st.integers(0, 7)), st.sets(st.integers(0, 7), min_size=1))
+def test_no_choice_mends_more_than_is_said(used: set[int], taken: set[int]) -> None:
+    more = taken - used
+    assert bubbles(used) - bubbles(used | more) <= most_mended(len(more))
+
+
+@pytest.mark.parametrize(("count", "mended"), [(1, 1), (2, 2), (4, 3), (8, 1), (9, 0)])
+def test_some_choice_mends_as_much_as_is_said(count: int, mended: int) -> None:
+    assert most_mended(count) == mended
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ from deviceplugin.vendor.scheduling import (
     Unfit,
 )
 from deviceplugin.vendors.metax import annotations as words
-from deviceplugin.vendors.metax.choosing import by_company, by_links, company_score, link_score
+from deviceplugin.vendors.metax.choosing import (
+    by_company,
+    by_links,
+    company_score,
+    link_score,
+    most_linked,
+)
 from deviceplugin.vendors.metax.scheduling import backends
 
 WHOLE, SGPU = backends(SchedulingSettings())
@@ -250,6 +256,11 @@ def test_connected_cards_are_better_and_torn_groups_worse(
     idle: set[int], taken: set[int], score: int
 ) -> None:
     assert link_score(eight(idle), {f"GPU-{i}" for i in taken}) == score
+
+
+@given(st.sets(st.integers(1, 8)), st.sets(st.integers(1, 8)))
+def test_no_cards_are_better_connected_than_is_said(idle: set[int], taken: set[int]) -> None:
+    assert link_score(eight(idle), {f"GPU-{i}" for i in taken}) <= most_linked(len(taken))
 
 
 def test_two_of_four_free_cards() -> None:

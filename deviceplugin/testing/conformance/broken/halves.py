@@ -27,7 +27,7 @@ MEMORY = "sound.example.com/memory"
 
 
 class Sound:
-    """Count and memory in MiB, all of it where none is given."""
+    """Count and memory in MiB, all of it where none is given; idle cards are the better ones."""
 
     keys = KEYS
     resources = Resources(count=RESOURCE, memory=MEMORY)
@@ -48,6 +48,22 @@ class Sound:
         if count <= 0:
             return None
         return Demand(KEYS.common_word, count, max(container.asked(MEMORY) or 0, 0))
+
+    def score(
+        self,
+        node: NodeFacts,
+        before: Sequence[Card],
+        containers: Sequence[Sequence[ContainerDevice]],
+        pod: PodSpec,
+        policy: Policy,
+    ) -> float:
+        """One for each card that nobody used."""
+        idle = {card.uuid for card in before if not card.used}
+        return float(sum(device.uuid in idle for devices in containers for device in devices))
+
+    def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
+        """All of them idle."""
+        return float(sum(demand.count for demand in demands))
 
 
 def sound(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
@@ -107,6 +123,11 @@ class _Overbooking(Sound):
         found = super().demand(container, pod)
         rules = STANDARD - {Rule.MEMORY}
         return found and Demand(found.word, found.count, found.memory_mib, rules=rules)
+
+
+class _Excited(Sound):
+    def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
+        return 0.0
 
 
 class _Renaming(Sound):
@@ -172,6 +193,11 @@ def trusting(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
 def overbooking(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Forgets that memory is finite."""
     return [_Overbooking()]
+
+
+def excited(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
+    """Says more for some nodes than it says that it will."""
+    return [_Excited()]
 
 
 def renaming(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:

@@ -62,6 +62,7 @@ VENDORS: Mapping[str, tuple[Vendor, ...]] = MappingProxyType(
         "hostile-node": (_vendor(half="halves:trusting"),),
         "named-annotations": (_vendor(half="halves:nosy"),),
         "never-over": (_vendor(half="halves:overbooking"),),
+        "score-bound": (_vendor(half="halves:excited"),),
         "decision": (_vendor(half="halves:renaming"), _vendor(half="halves:loud")),
     }
 )
