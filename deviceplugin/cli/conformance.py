@@ -17,7 +17,7 @@ OK, BROKEN, UNUSABLE = 0, 1, 2
 
 
 @click.command()
-@click.argument("vendor", metavar="VENDOR")
+@click.argument("vendor", metavar="VENDOR", required=False)
 @click.option(
     "--profile",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -33,7 +33,7 @@ OK, BROKEN, UNUSABLE = 0, 1, 2
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @click.option("--list", "listing", is_flag=True, help="List the checks and run none.")
 def conformance(
-    vendor: str,
+    vendor: str | None,
     profile: Path | None,
     section: Path | None,
     only: tuple[str, ...],
@@ -57,6 +57,8 @@ def conformance(
         for check in chosen:
             click.echo(f"{check.id:17} {check.what}")
         return
+    if vendor is None:
+        raise click.UsageError("name a vendor, or say --list for what is checked")
     try:
         found = subject(vendor, profile, _section(section))
         results = []

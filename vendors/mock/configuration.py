@@ -39,6 +39,7 @@ KEYS_OF_OUR_OWN = VendorKeys(
     common_word="mock",
     registration=Registration.JSON,
     register="mock.deviceplugin.dev/node-register",
+    handshake="mock.deviceplugin.dev/node-handshake",
     lock=MUTEX_LOCK,
     to_allocate="mock.deviceplugin.dev/devices-to-allocate",
     allocated="mock.deviceplugin.dev/devices-allocated",

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+from deviceplugin import registry
 from deviceplugin.probe.supervisor import DriverAbsent, Probe, ProbeEvent, ProbeFailed, SnapshotSeen
 from deviceplugin.probe.supervisor import Timing as ProbeTiming
 from deviceplugin.testing.conformance.model import Check, NotApplicableError, Wrong
@@ -13,6 +19,9 @@ from deviceplugin.testing.conformance.subject import Subject
 from deviceplugin.vendor import PhysicalDevice
 
 __all__ = ["CHECKS"]
+
+HARDWARE = ("/dev/", "/sys/", "/proc/driver/")
+SYSTEMS_OWN = frozenset({"/dev/null", "/dev/urandom", "/dev/random", "/dev/tty"})
 
 RESERVED = ":,;["
 """Separators of the annotations (metax-iluvatar-kunlunxin-hygon.md 0.1)."""
@@ -52,6 +61,48 @@ def _without_driver(subject: Subject) -> Wrong:
             yield f"discovery on a node without a driver fails ({cause}): {reason}"
 
 
+def outside(subject: Subject, root: str) -> str:
+    """What a discovery looks at on this machine instead of below `root`, a line each."""
+    seen: dict[str, None] = {}
+
+    def note(path: object) -> None:
+        if isinstance(path, str | bytes | os.PathLike):
+            text = os.path.normpath(os.fsdecode(path))
+            if f"{text}/".startswith(HARDWARE) and text not in SYSTEMS_OWN:
+                seen[text] = None
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if event in ("open", "os.listdir", "os.scandir", "ctypes.dlopen") and arguments:
+            note(arguments[0])
+
+    def heard(look: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(path: Any, *arguments: Any, **more: Any) -> Any:
+            note(path)
+            return look(path, *arguments, **more)
+
+        return wrapper
+
+    backend = registry.load_backend(subject.vendor, replace(subject.settings, host_root=root))
+    sys.addaudithook(hear)  # which hears nothing of these three
+    os.stat, os.lstat, os.access = heard(os.stat), heard(os.lstat), heard(os.access)
+    # What it finds or raises on a node without hardware is told by the check `no-driver`.
+    with contextlib.suppress(Exception):
+        backend.discover()
+    return "\n".join(seen)
+
+
+def _below_root(subject: Subject) -> Wrong:
+    _ = subject.node
+    with tempfile.TemporaryDirectory() as root:
+        ask, seconds = f"{__name__}:{outside.__name__}", subject.deadline_seconds
+        found = subject.in_process(ask, root, seconds=seconds).splitlines()
+    if found:
+        yield (
+            f"discovery looks at {', '.join(found[:3])} of its own machine: look it up below "
+            "settings.host_root"
+        )
+
+
 def _identities(subject: Subject) -> Wrong:
     devices = subject.snapshot.devices
     if not devices:
@@ -85,6 +136,12 @@ CHECKS = (
         "on a node without the driver, discovery says so, in time",
         "the agent runs on every node; a hang or crash there is a probe restarted for ever",
         _without_driver,
+    ),
+    Check(
+        "host-root",
+        "discovery looks for hardware below the host's root",
+        "in its container the agent finds no device, whatever the node has",
+        _below_root,
     ),
     Check(
         "identities",

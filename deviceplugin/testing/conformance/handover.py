@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from deviceplugin.allocation.handed import handed
@@ -18,8 +14,8 @@ from deviceplugin.cdi import check as check_cdi
 from deviceplugin.injection.render import CannotInjectError, Strategy, render
 from deviceplugin.kubelet.service import container_response
 from deviceplugin.testing.conformance.model import Check, NotApplicableError, Wrong
-from deviceplugin.testing.conformance.subject import Offered, Subject, subject
-from deviceplugin.vendor import AnswerReader, ContainerEdits, Grant, RuntimeExposed, Slotted, Vendor
+from deviceplugin.testing.conformance.subject import PATIENCE_SECONDS, Offered, Subject
+from deviceplugin.vendor import AnswerReader, ContainerEdits, Grant, RuntimeExposed, Slotted
 
 __all__ = ["CHECKS", "fingerprint"]
 
@@ -145,31 +141,48 @@ def _read_back(subject: Subject) -> Wrong:
 
 
 def _limits(subject: Subject) -> Wrong:
-    node, found = subject.node, False
+    """Half the memory must be something else in the container, and half the cores where the
+    vendor's scheduling half counts them.
+    """
+    found = False
     for item, grants in subject.limited():
-        owner = subject.owner(item, scheduled=True, pod_uid="u", container="c")
-        less = tuple(replace(g, memory_mib=max(1, (g.memory_mib or 2) // 2)) for g in grants)
-        asked: list[object] = []
-        for given in (grants, less):
-            if isinstance(node, Slotted):
-                requests = [node.slot_request(grant, owner) for grant in given]
-                if any(request is not None for request in requests):
-                    asked.append(requests)
-                    continue
-            try:
-                edits = node.edits(given, owner)
-            except ValueError:
-                continue  # whether it may refuse is the check `edits`
-            asked.append(replace(edits, env=dict(edits.env), annotations=dict(edits.annotations)))
-        found = True
-        if len(asked) == 2 and asked[0] == asked[1]:
-            yield (
-                f"{item.plan.resource} promises limited shares, but {grants[0].memory_mib} MiB and "
-                f"{less[0].memory_mib} MiB make no difference in the container"
-            )
-            return
+        if len(grants) > 1:
+            continue  # parts of several devices may be refused
+        halves = {"memory": _halved(grants, "memory_mib")}
+        if subject.counts_cores(item):
+            halves["cores"] = _halved(grants, "cores_percent")
+        for what, less in halves.items():
+            asked = [_asked(subject, item, given) for given in (grants, less)]
+            found = True
+            if all(asked) and asked[0] == asked[1]:
+                yield (
+                    f"{item.plan.resource} promises limited shares, but half the {what} makes no "
+                    "difference in the container"
+                )
+                return
     if not found:
         raise NotApplicableError("no resource promises limited shares")
+
+
+def _halved(grants: Sequence[Grant], amount: str) -> tuple[Grant, ...]:
+    def less(grant: Grant) -> Grant:
+        half: dict[str, Any] = {amount: max(1, (getattr(grant, amount) or 2) // 2)}
+        return replace(grant, **half)
+
+    return tuple(map(less, grants))
+
+
+def _asked(subject: Subject, item: Offered, grants: Sequence[Grant]) -> tuple[object, ...]:
+    """What the partition has to be and what the container gets; nothing where neither is told."""
+    node, told = subject.node, []
+    owner = subject.owner(item, scheduled=True, pod_uid="u", container="c")
+    if isinstance(node, Slotted):
+        told = [request for grant in grants if (request := node.slot_request(grant, owner))]
+    try:
+        edits = node.edits(grants, owner)
+    except ValueError:
+        return tuple(told)  # whether it may refuse is the check `edits`
+    return (*told, replace(edits, env=dict(edits.env), annotations=dict(edits.annotations)))
 
 
 def _pure(subject: Subject) -> Wrong:
@@ -184,46 +197,24 @@ def _pure(subject: Subject) -> Wrong:
             return
 
 
-def fingerprint(vendor: str, profile: str, section: str) -> str:
-    """All edits of a vendor as text, in their order. `vendor` is its descriptor as JSON."""
-    descriptor = Vendor(**{k: _tuples(v) for k, v in json.loads(vendor).items()})
-    found = subject(descriptor.name, Path(profile), json.loads(section), vendor=descriptor)
+def fingerprint(subject: Subject) -> str:
+    """All edits of a vendor as text, in their order."""
     lines = []
-    for item, grants, edits in _edits(found):
+    for item, grants, edits in _edits(subject):
         parts = (list(edits.env.items()), edits.device_nodes, edits.mounts, edits.hooks)
         lines.append(repr((item.plan.resource, [g.device.uuid for g in grants], parts)))
     return "\n".join(lines)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-_FINGERPRINT = (
-    "import sys; from deviceplugin.testing.conformance.handover import fingerprint; "
-    "print(fingerprint(*sys.argv[1:]))"
-)
-
-
 def _steady(subject: Subject) -> Wrong:
     """Sets have another order in another process: files that depend on it change for nothing."""
     next(iter(_edits(subject)))
-    said = []
-    for seed in ("1", "2"):
-        section = json.dumps(dict(subject.settings.section))
-        arguments = (json.dumps(asdict(subject.vendor)), str(subject.profile), section)
-        done = subprocess.run(
-            [sys.executable, "-c", _FINGERPRINT, *arguments],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            timeout=subject.deadline_seconds,
-            check=False,
-        )
-        if done.returncode:
-            raise NotApplicableError("edits cannot be asked for in another process")
-        said.append(done.stdout)
-    if said[0] != said[1]:
+    ask = f"{__name__}:{fingerprint.__name__}"
+    told = {
+        subject.in_process(ask, seconds=PATIENCE_SECONDS, PYTHONHASHSEED=seed)
+        for seed in ("1", "2")
+    }
+    if len(told) > 1:
         yield "the order of what a container gets depends on the process: sort what comes from sets"
 
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from deviceplugin.testing.conformance.model import Check, NotApplicableError, Wrong
-from deviceplugin.testing.conformance.subject import Subject
+from deviceplugin.testing.conformance.subject import PATIENCE_SECONDS, Subject
 
 __all__ = ["CHECKS", "bad_resource"]
 
@@ -58,7 +58,7 @@ def _scheduling_half(subject: Subject) -> Wrong:
         yield str(error)
 
 
-def _isolated(code: str, subject: Subject, *arguments: str) -> str:
+def _isolated(code: str, *arguments: str) -> str:
     """Run a snippet where only what is installed can be imported; its complaint."""
     with tempfile.TemporaryDirectory() as directory:
         done = subprocess.run(
@@ -66,7 +66,7 @@ def _isolated(code: str, subject: Subject, *arguments: str) -> str:
             cwd=directory,
             capture_output=True,
             text=True,
-            timeout=subject.deadline_seconds,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
     return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["it failed"])[-1]
@@ -95,7 +95,7 @@ if loaded := [name for name in heavy if name in sys.modules]:
 def _installed(subject: Subject) -> Wrong:
     halves = [half for half in (subject.vendor.node, subject.vendor.scheduling) if half]
     modules = [half.partition(":")[0] for half in halves]
-    if complaint := _isolated(_IMPORT, subject, *modules):
+    if complaint := _isolated(_IMPORT, *modules):
         yield f"{', '.join(modules)} cannot be imported from another directory: {complaint}"
     package = subject.vendor.profile.partition(":")[0]
     if package and not Path(subject.profile).is_file():
@@ -106,7 +106,7 @@ def _light(subject: Subject) -> Wrong:
     vendor = subject.vendor
     if not vendor.scheduling:
         raise NotApplicableError("the vendor has no scheduling half")
-    if complaint := _isolated(_WITHOUT_LIBRARY, subject, vendor.scheduling, vendor.node, *HEAVY):
+    if complaint := _isolated(_WITHOUT_LIBRARY, vendor.scheduling, vendor.node, *HEAVY):
         yield f"{vendor.scheduling}: {complaint}"
 
 

@@ -27,7 +27,7 @@ from deviceplugin.scheduled.registration import keys_of, node_annotations, offer
 from deviceplugin.testing.conformance.model import Check, NotApplicableError, Wrong
 from deviceplugin.testing.conformance.packaging import bad_resource
 from deviceplugin.testing.conformance.subject import Subject
-from deviceplugin.vendor import NodeAnnotator
+from deviceplugin.vendor import NodeAnnotator, Registrar
 from deviceplugin.vendor.scheduling import (
     Card,
     ContainerSpec,
@@ -45,6 +45,11 @@ __all__ = ["CHECKS"]
 
 NODE = "conformance"
 MOST_PODS = 4096
+NEEDED = {
+    "register": "schedulers never see its devices",
+    "handshake": "schedulers never learn that its agent is gone",
+    "to_allocate": "the agent never learns which devices a pod was given",
+}
 NOW_NS = 1_700_000_000 * 10**9
 
 ABSURD = (
@@ -111,8 +116,7 @@ def _registered(subject: Subject) -> Wrong:
         if keys is None or keys.registration not in (Registration.JSON, Registration.LEGACY):
             continue
         if keys.register is None:
-            yield f"{item.plan.resource}: its keys name no annotation to register devices in"
-            continue
+            continue  # which the check `keys` tells
         devices = subject.registered(item)
         encode = (
             register.encode if keys.registration is Registration.JSON else register.encode_legacy
@@ -151,7 +155,32 @@ def _annotations(subject: Subject) -> Wrong:
             yield f"{item.plan.resource}: the annotation {key!r} is not among the resource's keys"
 
 
+def _keys(subject: Subject) -> Wrong:
+    """What the form of registration needs, and the same in both halves."""
+    for item in subject.scheduled:
+        keys = item.plan.keys
+        if keys is None:
+            continue
+        if keys.registration in (Registration.JSON, Registration.LEGACY):
+            for name, lost in NEEDED.items():
+                if getattr(keys, name) is None:
+                    yield f"{item.plan.resource}: its keys have no {name}: {lost}"
+        half = subject.word(keys.common_word) if subject.vendor.scheduling else None
+        if half is not None and half.keys != keys:
+            yield (
+                f"{item.plan.resource}: the node half's keys are not those of the scheduling half "
+                f"of {keys.common_word}: let both name one constant"
+            )
+
+
 def _names(subject: Subject) -> Wrong:
+    keyed = any(item.plan.keys for item in subject.offered)
+    if not keyed and subject.scheduling and not isinstance(subject.node, Registrar):
+        yield (
+            "plan() gives no resource keys, so schedulers never see what the node has: "
+            "ResourcePlan(..., keys=KEYS)"
+        )
+        return
     offered = {item.plan.keys.common_word for item in subject.scheduled if item.plan.keys}
     backends = subject.scheduling
     words = [backend.keys.common_word for backend in backends]
@@ -478,6 +507,12 @@ CHECKS = (
         "annotations of its own form are its own, and steady",
         "two vendors overwrite each other, or the node is patched for ever",
         _annotations,
+    ),
+    Check(
+        "keys",
+        "both halves have the same keys, and all that their form needs",
+        "schedulers and agent look for each other's words where nobody writes them",
+        _keys,
     ),
     Check(
         "words",

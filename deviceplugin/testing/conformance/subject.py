@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import import_module, resources
 from pathlib import Path
@@ -33,11 +37,13 @@ from deviceplugin.vendor import (
 )
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
-__all__ = ["Offered", "Subject", "SubjectError", "subject"]
+__all__ = ["PATIENCE_SECONDS", "Offered", "Subject", "SubjectError", "again", "subject"]
 
 T = TypeVar("T")
 
 MOCK = "mock"
+PATIENCE_SECONDS = 120.0
+"""For a process that has nothing to wait for, on a slow machine."""
 
 
 class SubjectError(ValueError):
@@ -61,6 +67,15 @@ class Offered:
             yield splitting.grants(self.table, [identity])
         if len(firsts) > 1:
             yield splitting.grants(self.table, firsts[:2])
+
+    def whole(self) -> Iterator[tuple[Grant, ...]]:
+        """What a container gets for all shares of each device that has several."""
+        ids: dict[str, list[str]] = {}
+        for item in self.table.virtual.values():
+            ids.setdefault(item.uuid, []).append(item.id)
+        for every in ids.values():
+            if len(every) > 1:
+                yield splitting.grants(self.table, every)
 
 
 @dataclass
@@ -93,7 +108,7 @@ class Subject:
         try:
             return mock.discover()
         except DriverError as error:
-            raise SubjectError(f"{self.profile} cannot be used: {error}") from None
+            raise SubjectError(f"the profile cannot be used: {error}") from None
 
     def plans_of(self, snapshot: Snapshot, backend: NodeBackend) -> tuple[ResourcePlan, ...]:
         """The resources of a snapshot. Raises what the vendor raises."""
@@ -117,7 +132,9 @@ class Subject:
         """The resources that schedulers hand out."""
         found = tuple(item for item in self.offered if item.plan.keys is not None)
         if not found:
-            raise NotApplicableError("no resource has keys for schedulers")
+            raise NotApplicableError(
+                "with this configuration no resource has keys for schedulers (--section)"
+            )
         return found
 
     def registered(self, item: Offered) -> tuple[NodeDevice, ...]:
@@ -135,11 +152,11 @@ class Subject:
         return Owner(resource=item.plan.resource, allocation_id="conformance-0123", **more)
 
     def handed(self, item: Offered) -> Iterator[tuple[tuple[Grant, ...], ContainerEdits]]:
-        """Edits of several grants of a resource; none where partitions must be made first, nor of
-        several devices where the vendor refuses that.
+        """Edits of several grants of a resource, whole devices among them; none where partitions
+        must be made first, nor of several devices where the vendor refuses that.
         """
         node, owner = self.node, self.owner(item)
-        for grants in item.grants():
+        for grants in (*item.grants(), *item.whole()):
             if self.partitioned(grants, owner):
                 continue
             try:
@@ -168,6 +185,13 @@ class Subject:
                     if all(grant.memory_mib for grant in grants):
                         yield item, grants
 
+    def counts_cores(self, item: Offered) -> bool:
+        """Whether pods may ask for a part of a device's cores."""
+        if not self.vendor.scheduling or item.plan.keys is None:
+            return False
+        half = self.word(item.plan.keys.common_word)
+        return half is not None and bool(half.resources.cores)
+
     @cached_property
     def scheduling(self) -> tuple[SchedulingBackend, ...]:
         """The scheduling half. Raises `NotApplicableError` where there is none."""
@@ -184,6 +208,29 @@ class Subject:
         found = (b for b in self.scheduling if b.keys.common_word == word)
         return next(found, None)
 
+    def in_process(self, function: str, *arguments: str, seconds: float, **environment: str) -> str:
+        """What ``module:function`` says of this subject, asked in a process of its own.
+
+        Raises `NotApplicableError` where that process ends, or is not through after so long.
+        """
+        described = json.dumps(
+            [asdict(self.vendor), str(self.profile), dict(self.settings.section)]
+        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", _IN_PROCESS, function, described, *arguments],
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=True,
+            )
+        except subprocess.SubprocessError as error:
+            raise NotApplicableError(
+                f"it cannot be asked in another process ({type(error).__name__})"
+            ) from error
+        return done.stdout
+
     def _answer(self, call: str, ask: Callable[[], T]) -> T:
         try:
             return ask()
@@ -193,6 +240,26 @@ class Subject:
             raise NotApplicableError(
                 f"{call} raised {type(error).__name__}, which another check tells"
             ) from error
+
+
+def again(described: str) -> Subject:
+    """The subject that `Subject.in_process` hands over."""
+    descriptor, profile, section = json.loads(described)
+    known: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in descriptor.items()
+    }
+    vendor = Vendor(**known)
+    return subject(vendor.name, Path(profile), section, vendor=vendor)
+
+
+_IN_PROCESS = f"""
+import sys
+from importlib import import_module
+from {__name__} import again
+function, described, *arguments = sys.argv[1:]
+module, _, name = function.partition(":")
+sys.stdout.write(getattr(import_module(module), name)(again(described), *arguments))
+"""
 
 
 def subject(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from deviceplugin.testing.conformance.broken.keys import KEYS, RESOURCE
 from deviceplugin.vendor.scheduling import (
@@ -24,6 +25,7 @@ from deviceplugin.vendor.scheduling import (
 )
 
 MEMORY = "sound.example.com/memory"
+CORES = "sound.example.com/cores"
 
 
 class Sound:
@@ -69,6 +71,16 @@ class Sound:
 def sound(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
     """Keeps every promise."""
     return [Sound()]
+
+
+class _Cored(Sound):
+    """Cores may be asked for, too; no node half limits them."""
+
+    resources = Resources(count=RESOURCE, memory=MEMORY, cores=CORES)
+
+    def demand(self, container: ContainerSpec, pod: PodSpec) -> Demand | None:
+        found = super().demand(container, pod)
+        return found and replace(found, cores_percent=max(container.asked(CORES) or 0, 0))
 
 
 class _OtherResource(Sound):
@@ -163,6 +175,11 @@ class _Nosy(Sound):
         if pod.annotations.get("everybody.example.com/mood") == "bad":
             return None
         return super().demand(container, pod)
+
+
+def cored(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:
+    """Sells cores that the node half limits nowhere."""
+    return [_Cored()]
 
 
 def other_resource(settings: SchedulingSettings) -> Sequence[SchedulingBackend]:

@@ -7,6 +7,7 @@ KEYS = VendorKeys(
     common_word="Sound",
     registration=Registration.JSON,
     register="sound.example.com/node-register",
+    handshake="sound.example.com/node-handshake",
     lock=MUTEX_LOCK,
     to_allocate="sound.example.com/devices-to-allocate",
     allocated="sound.example.com/devices-allocated",

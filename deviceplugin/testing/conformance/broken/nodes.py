@@ -6,11 +6,14 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from deviceplugin.testing.conformance.broken.keys import KEYS
 from deviceplugin.testing.conformance.broken.sound import Node
 from deviceplugin.vendor import (
     ContainerEdits,
     DeviceNode,
+    DriverError,
     Grant,
     Hook,
     Mount,
@@ -45,6 +48,51 @@ class Dies(Node):
     def discover(self) -> Snapshot:
         """Ends its process."""
         os._exit(139)
+
+
+class Homely(Node):
+    """Looks at its own machine as well."""
+
+    def discover(self) -> Snapshot:
+        """Asks for a file that only the host has."""
+        if Path("/dev/soundctl").exists():
+            raise DriverError("the control device is busy")
+        return super().discover()
+
+
+class Unanswered(Node):
+    """The agent is never told what was decided."""
+
+    def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
+        """The sound plan without a key of the scheduler's answer."""
+        keys = replace(KEYS, to_allocate=None)
+        return [replace(plan, keys=keys) for plan in super().plan(snapshot)]
+
+
+class Silent(Node):
+    """Nobody hears whether the agent is there."""
+
+    def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
+        """The sound plan without handshake."""
+        keys = replace(KEYS, handshake=None)
+        return [replace(plan, keys=keys) for plan in super().plan(snapshot)]
+
+
+class Apart(Node):
+    """Speaks of other annotations than its scheduling half."""
+
+    def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
+        """The sound plan with a key of its own."""
+        keys = replace(KEYS, allocated="sound.example.com/allocated")
+        return [replace(plan, keys=keys) for plan in super().plan(snapshot)]
+
+
+class Keyless(Node):
+    """Forgets that schedulers want to know."""
+
+    def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
+        """The sound plan without keys."""
+        return [replace(plan, keys=None) for plan in super().plan(snapshot)]
 
 
 class IllegalResource(Node):
@@ -108,8 +156,14 @@ class Endless(Node):
 
     def plan(self, snapshot: Snapshot) -> Sequence[ResourcePlan]:
         """More ids than kubelet takes in one message."""
-        many = [replace(p, split=replace(p.split, count=60_000)) for p in super().plan(snapshot)]
-        return [replace(p, keys=None) for p in many]
+        plans = super().plan(snapshot)
+        if not plans:
+            return []
+        (plan,) = plans
+        first, *others = sorted(plan.devices)
+        split = replace(plan.split, count=240_000)
+        many = replace(plan, resource=f"{plan.resource}s", devices=(first,), split=split, keys=None)
+        return [replace(plan, devices=tuple(others)), many]
 
 
 class Refusing(Node):
