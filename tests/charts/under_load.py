@@ -1,211 +1,31 @@
 """Two replicas of the plain manifests under load: ``python tests/charts/under_load.py BINARIES``.
 
-BINARIES as for real.py; KUBE_SCHEDULER in the environment names another kube-scheduler. Needs root, because
-each replica has a host name of its own, as pods have. Nodes are made up, so nothing runs on them.
+BINARIES as for real.py, environment and root as for replicas.py. Nodes are made up, so nothing runs on them.
 Prints what holds, and how long it took; the exit code is 1 when something does not hold.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import itertools
 import json
-import os
-import queue
-import signal
 import ssl
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from real import (
-    ADMIN,
-    DECISION,
-    NAME,
-    NAMESPACE,
-    STATUS,
-    Lab,
-    Service,
-    commands,
-    free_port,
-    pod,
-    until,
-    with_flags,
-)
+from lab import NAME, NAMESPACE, Lab, until
+from replicas import CARDS, Replicas, note, versions
 
-from deviceplugin.api.hami import poddevices, register
-from deviceplugin.api.hami.keys import MUTEX_LOCK, NVIDIA_REGISTER
-from deviceplugin.api.hami.register import NodeDevice
-from deviceplugin.api.node import ALLOCATION
+from deviceplugin.api.hami.keys import MUTEX_LOCK
 
-NODES, CARDS, CARD_MIB, SLOTS = 100, 8, 16384, 10
+NODES = 100
 LOCKED = "node-locked"
 HANDOVER_SECONDS = 0.1
 """What the agent of the locked node takes for a container."""
-SECONDS = 300.0
-UNVERIFIED = ssl._create_unverified_context()
-
-
-class Client:
-    """The API server over one kept connection; for one thread."""
-
-    def __init__(self, port: int, token: str) -> None:
-        self._port, self._token = port, token
-        self._connection: http.client.HTTPSConnection | None = None
-
-    def call(self, method: str, path: str, body: Any = None, kind: str = "json") -> Any:
-        """Raises `RuntimeError` with the API server's words."""
-        response = self.open(method, path, body, kind)
-        text = response.read()
-        if response.status >= 400:
-            raise RuntimeError(f"{response.status} {text[:300].decode()}")
-        return json.loads(text)
-
-    def open(
-        self, method: str, path: str, body: Any = None, kind: str = "json"
-    ) -> http.client.HTTPResponse:
-        if self._connection is None:
-            self._connection = http.client.HTTPSConnection(
-                "127.0.0.1", self._port, timeout=60, context=UNVERIFIED
-            )
-        headers = {
-            "Authorization": f"Bearer {self._token}",
-            "Content-Type": f"application/{kind}",
-        }
-        data = None if body is None else json.dumps(body)
-        self._connection.request(method, path, data, headers)
-        return self._connection.getresponse()
-
-
-def _ready(port: int) -> bool:
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=UNVERIFIED)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-@dataclass
-class Seen:
-    """A pod, all the nodes that it was ever seen on, and when it was first seen bound."""
-
-    namespace: str
-    name: str
-    nodes: set[str] = field(default_factory=set)
-    bound: float = 0.0
-
-
-class Watch:
-    """Every change of every pod, from the beginning, by a stream of its own."""
-
-    def __init__(self, client: Client) -> None:
-        self.pods: dict[str, Seen] = {}
-        self._client = client
-        self.broken = ""
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            listed = self._client.call("GET", "/api/v1/pods")
-            version = listed["metadata"]["resourceVersion"]
-            path = f"/api/v1/pods?watch=1&timeoutSeconds=3600&resourceVersion={version}"
-            for line in self._client.open("GET", path):
-                self._hear(json.loads(line)["object"])
-            self.broken = "the watch ended"
-        except Exception as error:
-            self.broken = repr(error)
-
-    def _hear(self, item: dict[str, Any]) -> None:
-        metadata = item["metadata"]
-        seen = self.pods.setdefault(metadata["uid"], Seen(metadata["namespace"], metadata["name"]))
-        if (node := item["spec"].get("nodeName")) and node not in seen.nodes:
-            seen.bound = seen.bound or time.monotonic()
-            seen.nodes.add(node)
-
-    def of(self, prefix: str) -> list[Seen]:
-        """Pods whose names begin so."""
-        return [p for p in tuple(self.pods.values()) if p.name.startswith(prefix)]
-
-    def bound(self, prefix: str) -> int:
-        return sum(1 for p in self.of(prefix) if p.nodes)
-
-
-class Replica:
-    """The two containers of one pod of the Deployment, as processes."""
-
-    def __init__(self, story: Story, name: str) -> None:
-        self.story, self.name = story, name
-        self.port, self.metrics = free_port(), free_port()
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    def start(self) -> None:
-        lab, folder = self.story.lab, self.story.folder
-        ours, theirs = self.story.containers
-        own_name = ("unshare", "--uts", "sh", "-c", f'hostname {self.name}; exec "$0" "$@"')
-        changed = {
-            "--http_bind": f"127.0.0.1:{self.port}",
-            "--metrics-bind-address": f"127.0.0.1:{self.metrics}",
-            "--device-config-file": str(folder / "device-config.yaml"),
-        }
-        configuration = yaml.safe_load((folder / "config.yaml").read_text())
-        configuration["clientConnection"] = {"kubeconfig": str(self.story.kubeconfig)}
-        configuration["extenders"][0]["urlPrefix"] = f"https://127.0.0.1:{self.port}"
-        here = folder / f"{self.name}.yaml"
-        here.write_text(json.dumps(configuration))
-        binary = os.environ.get("KUBE_SCHEDULER", str(lab.binaries / "kube-scheduler"))
-        self._processes = [
-            lab.start(
-                f"scheduler-{self.name}",
-                *with_flags(ours["args"], changed),
-                command=(*own_name, sys.executable, "-m", "deviceplugin"),
-                KUBECONFIG=str(self.story.kubeconfig),
-                POD_NAMESPACE=NAMESPACE,
-            ),
-            lab.start(
-                f"kube-scheduler-{self.name}",
-                f"--config={here}",
-                "--bind-address=127.0.0.1",
-                f"--secure-port={free_port()}",
-                *[arg for arg in theirs["command"][1:] if not arg.startswith("--config")],
-                command=(*own_name, binary),
-            ),
-        ]
-
-    def kill(self) -> None:
-        """As a node that is gone."""
-        self._unlisted()
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.wait()
-
-    def leave(self) -> bool:
-        """As kubelet ends a pod: the Service drops it, the preStop hook waits, SIGTERM to all."""
-        self._unlisted()
-        time.sleep(5)
-        for process in self._processes:
-            process.send_signal(signal.SIGTERM)
-        return all(process.wait(45) in (0, 1) for process in self._processes)
-
-    def _unlisted(self) -> None:
-        service = self.story.service
-        service.ports = [port for port in service.ports if port != self.port]
-
-    def back(self) -> None:
-        self.start()
-        until(f"{self.name} is ready", lambda: _ready(self.port))
-        self.story.service.ports = [*self.story.service.ports, self.port]
 
 
 class Load:
@@ -237,17 +57,7 @@ class Load:
                 client = self._story.client(self._story.dev)
 
 
-class Story:
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.folder = lab, lab.root / "config"
-        self.folder.mkdir()
-        self.replicas = {name: Replica(self, name) for name in ("replica-a", "replica-b")}
-        self.service = Service()
-        self.watch = Watch(self.client(ADMIN))
-
-    def client(self, token: str) -> Client:
-        return Client(self.lab.port, token)
-
+class Story(Replicas):
     def tell(self) -> None:
         self.installed()
         self.a_thousand()
@@ -258,113 +68,20 @@ class Story:
         self.new_certificate()
         self.recounted()
 
-    # --- what there is --------------------------------------------------------------------------
-
     def installed(self) -> None:
-        lab, kubectl = self.lab, self.lab.kubectl
-        for command in commands("Install"):
-            kubectl(*command)
-        admin = self.client(ADMIN)
+        admin = self.client(self.lab.admin)
         for index in range(NODES):
             self.node(admin, f"node-{index}", deferred=True)
         self.node(admin, LOCKED, deferred=False)
-        for name in ("default", "dev"):
-            kubectl("-n", "default", "create", "serviceaccount", name)
-        kubectl("-n", "kube-system", "create", "serviceaccount", "deviceplugin")
-        kubectl("create", "clusterrole", "pods", "--verb=*", "--resource=pods,nodes")
-        accounts = ("--serviceaccount=default:dev", "--serviceaccount=kube-system:deviceplugin")
-        kubectl("create", "clusterrolebinding", "pods", "--clusterrole=pods", *accounts)
-        self.dev = kubectl("create", "token", "dev").strip()
-        # As kubelet asks for it: the token says on which node the agent is.
-        agent = pod(
-            "agent", asks=False, namespace="kube-system", nodeName=LOCKED,
-            serviceAccountName="deviceplugin",
-        )  # fmt: skip
-        kubectl("create", "-f", "-", stdin=agent)
-        bound = ("--bound-object-kind=Pod", "--bound-object-name=agent")
-        agent_token = kubectl("-n", "kube-system", "create", "token", "deviceplugin", *bound)
-        self.agent = agent_token.strip()
-        token = kubectl("-n", NAMESPACE, "create", "token", NAME).strip()
-        self.kubeconfig = lab.kubeconfig("scheduler", token)
-        for plural in ("mutatingwebhookconfiguration", "validatingwebhookconfiguration"):
-            path = lab.get(plural, NAME)["webhooks"][0]["clientConfig"]["service"]["path"]
-            url = f"https://localhost:{self.service.port}{path}"
-            change = [{"op": "replace", "path": "/webhooks/0/clientConfig", "value": {"url": url}}]
-            kubectl("patch", plural, NAME, "--type=json", "-p", json.dumps(change))
-        deployment = lab.get("-n", NAMESPACE, "deployment", NAME)
-        self.containers = deployment["spec"]["template"]["spec"]["containers"]
-        for name in ("deviceplugin-scheduler", "deviceplugin-kube-scheduler"):
-            for file, text in lab.get("-n", NAMESPACE, "configmap", name)["data"].items():
-                (self.folder / file).write_text(text)
-        for replica in self.replicas.values():
-            replica.back()
-        until("one leads", self.leader)
-        client = self.client(self.dev)
-        until("a pod is made", lambda: self.make(client, "first"))
-        until("and bound", lambda: self.watch.bound("first") == 1)
-        lab.holds(f"two replicas, {NODES} nodes of {CARDS} cards, a first pod is bound", True)
+        self.lab.kubectl("-n", "kube-system", "create", "serviceaccount", "deviceplugin")
+        self.install("kube-system:deviceplugin")
+        self.agent = self.agent_token(LOCKED)
+        self.begin()
+        self.make(self.client(self.dev), "first")
+        until("it is bound", lambda: self.watch.bound("first") == 1)
+        self.lab.holds(f"two replicas, {NODES} nodes of {CARDS} cards, a first pod is bound", True)
 
-    def node(self, client: Client, name: str, *, deferred: bool) -> None:
-        devices = [
-            NodeDevice(
-                uuid=f"GPU-{name}-{index}", index=index, count=SLOTS, memory=CARD_MIB, cores=100,
-                type="NVIDIA-T4", mode="hami-core", healthy=True,
-            )
-            for index in range(CARDS)
-        ]  # fmt: skip
-        annotations = {NVIDIA_REGISTER: register.encode(devices)}
-        if deferred:
-            annotations[ALLOCATION] = "deferred"
-        labels = {"kubernetes.io/hostname": name}
-        metadata = {"name": name, "annotations": annotations, "labels": labels}
-        client.call(
-            "POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        )
-        path = f"/api/v1/nodes/{name}"
-        client.call("PATCH", f"{path}/status", STATUS, "merge-patch+json")
-        client.call("PATCH", path, {"spec": {"taints": None}}, "merge-patch+json")
-
-    def make(self, client: Client, name: str, mib: int = 1000, **more: Any) -> Any:
-        item = pod(name, **more)
-        item["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpumem"] = str(mib)
-        namespace = item["metadata"]["namespace"]
-        return client.call("POST", f"/api/v1/namespaces/{namespace}/pods", item)
-
-    def burst(self, prefix: str, count: int, threads: int = 8, **more: Any) -> float:
-        """Make many at once; when the first was."""
-        names: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for index in range(count):
-            names.put(f"{prefix}-{index}")
-        began = time.monotonic()
-
-        def work() -> None:
-            client = self.client(self.dev)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self.make(client, names.get_nowait(), **more)
-
-        workers = [threading.Thread(target=work) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        return began
-
-    def leader(self) -> Replica | None:
-        lease = self.lab.get("-n", NAMESPACE, "lease", "hami-scheduler")
-        holder = str(lease["spec"].get("holderIdentity") or "")
-        return self.replicas.get(holder.partition("_")[0])
-
-    def all_bound(self, prefix: str, count: int) -> float:
-        """When the last of them was."""
-        end = time.monotonic() + SECONDS
-        while self.watch.bound(prefix) < count and time.monotonic() < end:
-            time.sleep(0.1)
-        assert not self.watch.broken, self.watch.broken
-        self.lab.holds(
-            f"{self.watch.bound(prefix)} of {count} pods bound", self.watch.bound(prefix) == count
-        )
-        return max(p.bound for p in self.watch.of(prefix))
+    # --- what there is --------------------------------------------------------------------------
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -512,42 +229,6 @@ class Story:
         )
         self.all_bound("rotated", load.made)
 
-    def recounted(self) -> None:
-        twice = [p.name for p in self.watch.pods.values() if len(p.nodes) > 1]
-        self.lab.holds(f"no pod was ever bound to two nodes {twice[:3]}", not twice)
-        memory, cores, slots = Counter[str](), Counter[str](), Counter[str]()
-        pods = self.lab.get("pods", "-A")["items"]
-        for item in pods:
-            text = item["metadata"].get("annotations", {}).get(DECISION)
-            if not text or not item["spec"].get("nodeName"):
-                continue
-            for device in itertools.chain.from_iterable(poddevices.decode(text, DECISION)):
-                memory[device.uuid] += device.memory
-                cores[device.uuid] += device.cores
-                slots[device.uuid] += 1
-        over = [
-            uuid for uuid in memory
-            if memory[uuid] > CARD_MIB or cores[uuid] > 100 or slots[uuid] > SLOTS
-        ]  # fmt: skip
-        self.lab.holds(
-            f"{sum(slots.values())} shares on {len(memory)} cards, the fullest with "
-            f"{max(memory.values())} of {CARD_MIB} MiB and {max(slots.values())} of {SLOTS} shares; "
-            f"over capacity: {over[:3]}",
-            not over,
-        )
-        forbidden = [
-            line
-            for file in self.lab.root.glob("*scheduler-*.log")
-            for line in file.read_text().splitlines()
-            if "forbidden" in line.lower() and "denied" not in line
-        ]
-        self.lab.holds(f"neither was forbidden anything {forbidden[:3]}", not forbidden)
-
-
-def note(text: str) -> None:
-    """A figure."""
-    print(f"    {text}", flush=True)
-
 
 def _not_on(name: str) -> dict[str, Any]:
     term = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [name]}
@@ -558,15 +239,7 @@ def _not_on(name: str) -> dict[str, Any]:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="dpl-", dir="/tmp") as place:
         with Lab(Path(sys.argv[1]), Path(place)) as lab:
-            binary = os.environ.get("KUBE_SCHEDULER", str(lab.binaries / "kube-scheduler"))
-            version = subprocess.run(
-                [binary, "--version"], capture_output=True, text=True, check=True
-            )
-            server = json.loads(lab.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
-            print(
-                f"# kube-apiserver {server}, kube-scheduler {version.stdout.split()[-1]}",
-                flush=True,
-            )
+            print(versions(lab), flush=True)
             try:
                 Story(lab).tell()
             except BaseException:
