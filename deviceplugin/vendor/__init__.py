@@ -23,11 +23,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from deviceplugin.api.hami.keys import Registration, VendorKeys
+from deviceplugin.api.hami.keys import MUTEX_LOCK, Registration, VendorKeys
 from deviceplugin.api.hami.register import NodeDevice
 from deviceplugin.cdi.model import DeviceNode, Hook, Mount, Spec
 
 __all__ = [
+    "MUTEX_LOCK",
     "AnswerReader",
     "ContainerEdits",
     "DeviceNode",

@@ -7,4 +7,6 @@ VENDOR = Vendor(
     node="acme_accelerator.node:AcmeNode",
     resource="acme.example.com/accelerator",
     presence=("dev/acme[0-9]*",),
+    scheduling="acme_accelerator.scheduling:backends",
+    profile="acme_accelerator:profile.yaml",
 )
