@@ -34,6 +34,8 @@ __all__ = ["Decided", "PodRecord", "decided", "pod_record", "priority_of", "resu
 
 ENDED = frozenset({"Succeeded", "Failed"})
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
 Decided = Mapping[str, tuple[Held, ...]]
 """What a pod's containers hold, by word."""
 
@@ -43,8 +45,9 @@ class PodRecord:
     """A pod as the API server tells of it; `decided` reads what it holds. `node` is the one that a
     decision names, empty where nobody has decided yet, `bound` the one that it is bound to,
     `scheduler` the one that it names; `ignored` says that it has the label by which webhooks are
-    told to leave it alone, `priority` how important it is. Of `pod` only that is kept which
-    decisions are read by. `version` is for conditional writes, and says nothing of the pod.
+    told to leave it alone, `priority` how important it is, `labels` what disruption budgets know
+    it by. Of `pod` only that is kept which decisions are read by. `version` is for conditional
+    writes, and says nothing of the pod.
     """
 
     pod: PodSpec
@@ -54,6 +57,7 @@ class PodRecord:
     ignored: bool = False
     version: str = field(default="", compare=False)
     priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=lambda: _NONE, hash=False)
 
     @property
     def uid(self) -> str:
@@ -85,7 +89,7 @@ def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
     node = str((metadata.get("annotations") or {}).get(VGPU_NODE) or "")
     if status.get("phase") in ENDED:
         return None
-    pod = _slim(pod_spec(item))
+    pod, labels = _slim(pod_spec(item)), metadata.get("labels") or {}
     if not node and not any(
         container.limits or container.requests
         for container in (*pod.init_containers, *pod.containers)
@@ -96,9 +100,10 @@ def pod_record(item: Mapping[str, Any]) -> PodRecord | None:
         sys.intern(node),
         sys.intern(str(spec.get("nodeName") or "")),
         sys.intern(str(spec.get("schedulerName") or "")),
-        (metadata.get("labels") or {}).get(WEBHOOK) == "ignore",
+        labels.get(WEBHOOK) == "ignore",
         str(metadata.get("resourceVersion") or ""),
         priority_of(item),
+        _labels(labels),
     )
 
 
@@ -229,6 +234,12 @@ def _slim_container(container: ContainerSpec) -> ContainerSpec:
 
 def _extended(amounts: Mapping[str, str]) -> Mapping[str, str]:
     return _interned({name: amount for name, amount in amounts.items() if "/" in name})
+
+
+def _labels(labels: Mapping[str, Any]) -> Mapping[str, str]:
+    """Without those that decisions write. Pods of one owner share theirs, texts and all."""
+    kept = {sys.intern(k): sys.intern(str(v)) for k, v in labels.items() if k != VGPU_NODE}
+    return MappingProxyType(kept) if kept else _NONE
 
 
 def _interned(texts: Mapping[str, str]) -> Mapping[str, str]:

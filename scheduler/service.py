@@ -21,7 +21,7 @@ from deviceplugin.placement.write import decision as decision_annotations
 from deviceplugin.scheduler import extender, filtering
 from deviceplugin.scheduler.binding import Binder, NotBoundError
 from deviceplugin.scheduler.cluster import Cluster
-from deviceplugin.scheduler.deciding import decide, holding_of, victims
+from deviceplugin.scheduler.deciding import decide, holding_of
 from deviceplugin.scheduler.decisions import Decision, Decisions
 from deviceplugin.scheduler.events import (
     BINDING_FAILED,
@@ -41,6 +41,7 @@ from deviceplugin.scheduler.podwrites import (
     results,
     version_of,
 )
+from deviceplugin.scheduler.preempting import Preempting, budgets
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.server import UnavailableError
 from deviceplugin.scheduler.settings import SchedulerSettings
@@ -249,9 +250,10 @@ class ExtenderService:
 
     async def preempt(self, body: bytes) -> bytes:
         """The nodes on which the pod fits once their victims are gone, to which those are added who
-        have to go for their devices. A node where nobody has to go is not among them, because
-        kube-scheduler takes an empty list for a mistake. Raises `ValueError` and
-        `UnavailableError`: the answer has no word for an error.
+        have to go for their devices; of those, whom a disruption budget protects only where nobody
+        else is enough. A node where nobody has to go is not among them, because kube-scheduler
+        takes an empty list for a mistake. Raises `ValueError` and `UnavailableError`: the answer
+        has no word for an error.
         """
         asked = extender.parse_preempt(body)
         pod = pod_spec(asked.pod)
@@ -263,31 +265,28 @@ class ExtenderService:
             return extender.preempt_result({}, {})
         if not wanted.words:
             return extender.preempt_result(asked.victims, asked.violations)
-        less = self._less_important(priority_of(asked.pod))
-        left = {
-            name: uids
+        preempting = Preempting(
+            self.cluster,
+            self.quotas,
+            wanted,
+            priority_of(asked.pod),
+            self.watching.pods.objects.values(),
+        )
+        try:
+            may_add = preempting.may_add(asked.victims)
+            protected = await budgets(self.writes.api) if may_add else ()
+        except ApiError as error:
+            raise UnavailableError(f"whom to spare is not known: {error}") from None
+        found = {
+            name: going
             for name, given in asked.victims.items()
-            if (
-                uids := victims(
-                    self.cluster,
-                    self.quotas,
-                    wanted,
-                    name,
-                    given,
-                    [uid for uid in less.get(name, ()) if uid not in given],
-                )
-            )
+            if (going := preempting.on(name, given, protected)) is not None
         }
-        self.counts["preempt", "helps" if left else "does not help"] += 1
-        return extender.preempt_result(left, asked.violations)
-
-    def _less_important(self, priority: int) -> dict[str, list[str]]:
-        """By node, the bound pods that hold devices and matter less, the least important first."""
-        found: dict[str, list[tuple[int, str]]] = {}
-        for record in self.watching.pods.objects.values():
-            if record.priority < priority and (node := self.cluster.bound(record.uid)):
-                found.setdefault(node, []).append((record.priority, record.uid))
-        return {node: [uid for _, uid in sorted(pods)] for node, pods in found.items()}
+        self.counts["preempt", "helps" if found else "does not help"] += 1
+        return extender.preempt_result(
+            {name: uids for name, (uids, _) in found.items()},
+            {name: asked.violations[name] + more for name, (_, more) in found.items()},
+        )
 
     # --- what they share --------------------------------------------------------------------------
 

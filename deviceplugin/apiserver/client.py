@@ -127,6 +127,7 @@ class Path:
 PODS = Path("/api/v1/pods", {})
 NODES = Path("/api/v1/nodes", {})
 QUOTAS = Path("/api/v1/resourcequotas", {})
+BUDGETS = Path("/apis/policy/v1/poddisruptionbudgets", {})
 
 
 def is_configured(environ: Mapping[str, str] = os.environ) -> bool:

@@ -170,6 +170,7 @@ async def everything(world: World, plain: Any, backends: tuple[Any, ...]) -> Non
         await world.until(lambda: any(v == "get" and r == "nodes" for v, _, r, *_ in world.asked))
         server.faults.conflicts = set()
         assert (await binding)["Error"] == ""
+        await preempt(made, server)
         await world.until(
             lambda: server.get("nodes", "dcus")["metadata"]["annotations"].get(hygon.keys.handshake)
         )
@@ -184,6 +185,16 @@ async def bind(made: Scheduler, server: ApiServer) -> dict[str, Any]:
     uid = server.get("pods", "fits", "team")["metadata"]["uid"]
     body = {"PodName": "fits", "PodNamespace": "team", "PodUID": uid, "Node": "gpus"}
     return dict(json.loads(await made.service.bind(json.dumps(body).encode())))
+
+
+async def preempt(made: Scheduler, server: ApiServer) -> None:
+    wanted = {
+        **server.get("pods", "never", "team"),
+        "spec": {**pod("never")["spec"], "priority": 9},
+    }
+    wanted["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpumem"] = "1"
+    body = {"Pod": wanted, "NodeNameToMetaVictims": {"gpus": {"Pods": []}}}
+    await made.service.preempt(json.dumps(body).encode())
 
 
 async def test_the_roles_allow_what_is_asked_and_nothing_else(

@@ -414,6 +414,75 @@ async def test_who_preempts_for_devices_gets_the_least_important_that_are_enough
     assert await going(100, "plain", node="free") == {"free": ["plain"]}
 
 
+def protecting(name: str, allowed: int, **labels: str) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "default", "name": name},
+        "spec": {"selector": {"matchLabels": labels}},
+        "status": {"disruptionsAllowed": allowed},
+    }
+
+
+async def test_pods_that_a_disruption_budget_protects_go_last_and_are_counted(
+    bench: Any, make: Any
+) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    bench.server.create("poddisruptionbudgets", protecting("database", 0, app="database"))
+    bench.server.create("poddisruptionbudgets", protecting("web", 1, app="web"))
+    _, address = await bench.scheduler()
+    uids = {}
+    for name, app, priority in (
+        ("database", "database", 1),
+        ("web-0", "web", 2),
+        ("web-1", "web", 3),
+        ("batch", "batch", 4),
+    ):
+        item = make.pod(name, memory=200)
+        item["spec"]["priority"] = priority
+        item["metadata"]["labels"] = {"app": app}
+        uids[name] = bench.server.create("pods", item)["metadata"]["uid"]
+        assert await placed(bench, address, name, ["a"]) == "a"
+        assert await bench.bind(address, name, "a") == ""
+
+    async def going(size: int, *given: str, violations: int = 0) -> Any:
+        item = make.pod("wanted", memory=size)
+        item["spec"]["priority"] = 10
+        item["metadata"] |= {"uid": "w"}
+        named = {"Pods": [{"UID": uids[name]} for name in given], "NumPDBViolations": violations}
+        body = {"Pod": item, "NodeNameToMetaVictims": {"a": named}}
+        found = (await bench.post(f"{address}/preempt", body))["NodeNameToMetaVictims"]["a"]
+        names = {uid: name for name, uid in uids.items()}
+        return sorted(names[each["UID"]] for each in found["Pods"]), found["NumPDBViolations"]
+
+    assert await going(400) == (["web-0"], 0)
+    assert await going(600) == (["batch", "web-0"], 0)
+    assert await going(800) == (["batch", "database", "web-0"], 1)
+    assert await going(1000) == (["batch", "database", "web-0", "web-1"], 2)
+    assert await going(600, "web-1") == (["batch", "web-1"], 0)  # the one that may go is given
+    assert await going(400, "database", violations=1) == (["database"], 1)
+
+
+async def test_whom_to_spare_has_to_be_known_where_it_can_be(bench: Any, make: Any) -> None:
+    bench.server.create("nodes", make.node("a", cards=1, memory=1000, deferred=True))
+    _, address = await bench.scheduler()
+    stored = bench.server.create("pods", make.pod("low", memory=900))
+    assert await placed(bench, address, "low", ["a"]) == "a"
+    assert await bench.bind(address, "low", "a") == ""
+    wanted = make.pod("wanted", memory=500)
+    wanted["spec"]["priority"] = 10
+    wanted["metadata"] |= {"uid": "w"}
+    body = {"Pod": wanted, "NodeNameToMetaVictims": {"a": {"Pods": []}}}
+    helps = {"a": {"Pods": [{"UID": stored["metadata"]["uid"]}], "NumPDBViolations": 0}}
+    assert (await bench.post(f"{address}/preempt", body))["NodeNameToMetaVictims"] == helps
+    bench.server.faults.deny.add(("list", "poddisruptionbudgets"))
+    assert (await bench.post(f"{address}/preempt", body))["NodeNameToMetaVictims"] == helps
+    bench.server.faults.deny.clear()
+    bench.server.faults.errors = 100
+    status, text = await bench.post(f"{address}/preempt", body)
+    bench.server.faults.errors = 0
+    assert status == 503
+    assert "whom to spare is not known" in text
+
+
 async def test_preemption_does_not_evict_for_a_quota_that_stays_in_the_way(
     bench: Any, make: Any
 ) -> None:

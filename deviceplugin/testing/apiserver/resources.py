@@ -73,6 +73,13 @@ RESOURCES = (
     Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice"),
     Resource("", "v1", "secrets", "Secret", fields=_some("type")),
     Resource("", "v1", "resourcequotas", "ResourceQuota", subresources=_some("status")),
+    Resource(
+        "policy",
+        "v1",
+        "poddisruptionbudgets",
+        "PodDisruptionBudget",
+        subresources=_some("status"),
+    ),
     Resource("apps", "v1", "daemonsets", "DaemonSet", subresources=_some("status")),
     Resource("coordination.k8s.io", "v1", "leases", "Lease"),
     Resource(*_ADMISSION, "mutatingwebhookconfigurations", "MutatingWebhookConfiguration", False),
