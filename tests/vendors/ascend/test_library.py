@@ -333,16 +333,6 @@ def test_a_driver_that_comes_back_is_initialised_anew(
     assert done.stdout.splitlines() == ["2", "dcmi_get_card_list answers -8017", "2", "3"]
 
 
-def test_a_call_that_hangs_ends_with_its_process(ask: Any, npu: Any, lines: Any) -> None:
-    with pytest.raises(DriverError, match="gave no answer within"):
-        ask(npu(0) + lines.fault(call="dcmi_get_device_health", do="hang"), deadline=1.5)
-
-
-def test_a_call_that_crashes_ends_with_its_process(ask: Any, npu: Any, lines: Any) -> None:
-    with pytest.raises(DriverError, match="crash"):
-        ask(npu(0) + lines.fault(call="dcmi_get_card_list", do="crash"))
-
-
 def test_hidden_npus_are_not_there(ask: Any, npus: Any, uuid: Any) -> None:
     hidden = {"filterDevices": {"index": [0], "uuid": [uuid(2)]}}
     snapshot = ask(npus(4), hidden)

@@ -286,22 +286,6 @@ def test_without_a_library_the_node_has_no_driver(
     assert not caught.value.absent
 
 
-@pytest.mark.parametrize(("what", "cause"), [("hang", "deadline"), ("crash", "crash")])
-def test_a_call_that_never_returns_costs_a_probe(
-    host: Callable[..., Path], probed: Callable[..., Snapshot], lines: Any, what: str, cause: str
-) -> None:
-    root = host(lines.card() + lines.fault(call="rsmi_dev_serial_number_get", do=what))
-    with pytest.raises(DriverError, match=f"^{cause}: "):
-        probed("hygon", root, deadline=3.0)
-
-
-def test_a_driver_that_fails_to_start_says_why(
-    host: Callable[..., Path], probed: Callable[..., Snapshot], lines: Any
-) -> None:
-    with pytest.raises(DriverError, match=r"rsmi_init answers 4 \(no permission\)"):
-        probed("hygon", host(lines.fault(call="rsmi_init", status=4)))
-
-
 # --- pure parts -----------------------------------------------------------------------------------
 
 

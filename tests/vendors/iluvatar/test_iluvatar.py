@@ -15,7 +15,6 @@ from deviceplugin.placement.observe import NodeView
 from deviceplugin.placement.request import asks
 from deviceplugin.testing.scheduling import Habit
 from deviceplugin.vendor import (
-    DriverError,
     Grant,
     Owner,
     PhysicalDevice,
@@ -132,19 +131,6 @@ def test_a_chip_that_cannot_be_served_is_left_out_alone(
     snapshot = probed("iluvatar", host(lines.card() + lines.card(**given)))
     assert [device.uuid for device in snapshot.devices] == ["GPU-0"]
     assert said in snapshot.problems[0]
-
-
-@pytest.mark.parametrize(("what", "cause"), [("hang", "deadline"), ("crash", "crash")])
-def test_a_call_that_never_returns_costs_a_probe(
-    host: Callable[..., Path],
-    probed: Callable[..., Snapshot],
-    lines: Any,
-    what: str,
-    cause: str,
-) -> None:
-    root = host(lines.card() + lines.fault(call="nvmlDeviceGetName", do=what))
-    with pytest.raises(DriverError, match=f"^{cause}: "):
-        probed("iluvatar", root, deadline=3.0)
 
 
 def test_a_chip_that_dropped_is_left_out_and_an_old_library_is_used(

@@ -93,27 +93,6 @@ def test_two_cards_at_one_place_cannot_be_told_apart(
     assert "another device has the same uuid" in snapshot.problems[0]
 
 
-@pytest.mark.parametrize(("what", "cause"), [("hang", "deadline"), ("crash", "crash")])
-def test_a_call_that_never_returns_costs_a_probe(
-    host: Callable[..., Path],
-    probed: Callable[..., Snapshot],
-    lines: Any,
-    what: str,
-    cause: str,
-) -> None:
-    root = host(lines.card(bus=3) + lines.fault(call="xpumlDeviceGetState", do=what))
-    with pytest.raises(DriverError, match=f"^{cause}: "):
-        probed("kunlunxin", root, deadline=3.0)
-
-
-def test_a_driver_that_does_not_start_is_an_error_with_its_reason(
-    host: Callable[..., Path], probed: Callable[..., Snapshot], lines: Any
-) -> None:
-    root = host(lines.fault(call="xpumlInit", status=9))
-    with pytest.raises(DriverError, match=r"xpumlInit answers 9 \(the driver is not loaded\)"):
-        probed("kunlunxin", root)
-
-
 def test_an_older_library_without_a_call_is_used_for_what_it_has(
     host: Callable[..., Path], probed: Callable[..., Snapshot], lines: Any
 ) -> None:

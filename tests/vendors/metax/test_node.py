@@ -154,15 +154,6 @@ def test_a_card_that_cannot_be_served_is_left_out_alone(
     assert said in snapshot.problems[0]
 
 
-@pytest.mark.parametrize(("what", "cause"), [("hang", "deadline"), ("crash", "crash")])
-def test_a_call_that_never_returns_costs_a_probe(
-    host: Callable[..., Path], probed: Callable[..., Snapshot], lines: Any, what: str, cause: str
-) -> None:
-    root = host(lines.card() + lines.fault(call="mxSmlGetMemoryInfo", do=what))
-    with pytest.raises(DriverError, match=f"^{cause}: "):
-        probed("metax", root, deadline=3.0)
-
-
 # --- sGPUs ----------------------------------------------------------------------------------------
 
 
