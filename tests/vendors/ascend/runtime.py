@@ -61,6 +61,8 @@ def main(library: str, templates: list[str]) -> None:
     """Makes vNPUs on the first card; what became of each, and what the card has left."""
     dcmi, made = ctypes.CDLL(library), []
     assert dcmi.dcmi_init() == 0
+    sizes = [ctypes.sizeof(kind) for kind in (CreateVdevice, CreatedVdevice, SocFree)]
+    assert sizes == [104, 52, 224], sizes
     for name in templates:
         out = CreatedVdevice()
         asked = CreateVdevice(DRIVER_CHOOSES, DRIVER_CHOOSES, name.encode())

@@ -204,6 +204,7 @@ def test_cards_are_device_nodes_by_number(tmp_path: Path, probed: Callable[..., 
 async def test_a_card_reaches_its_container(
     machine: Callable[..., Any],
     tmp_path: Path,
+    doc_pods: Any,
     vendor: str,
     resource: str,
     nodes: list[str],
@@ -215,8 +216,8 @@ async def test_a_card_reaches_its_container(
     for number in range(2):
         made.put(nodes[-1 if vendor != "enflame" else 0].replace("1", str(number)))
     await made.start(DEFERRED, resource)
-    outcome = await made.run(pod({resource: 1}), Habit.VOLCANO)
-    seen = made.seen(outcome.containers["c0"])
+    outcome = await made.run(doc_pods("declared")[vendor], Habit.VOLCANO)
+    seen = made.seen(outcome.containers["main"])
     assert seen["devices"] == nodes
     assert seen["env"][env] == "1"
 
