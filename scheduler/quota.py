@@ -64,7 +64,7 @@ def limits(record: QuotaRecord, backends: Backends) -> tuple[Amounts, tuple[str,
     """
     by_resource = units(backends)
     found, problems = {}, []
-    for resource in record.hard.keys() & by_resource.keys():
+    for resource in sorted(record.hard.keys() & by_resource.keys()):
         text = record.hard[resource]
         amount = whole(text)
         key = f"{PREFIX}{resource}"

@@ -118,6 +118,21 @@ def test_a_limit_that_is_none_does_not_hold_and_is_named(backends: Any, text: st
     assert list(quotas.limits()) == []
 
 
+def test_of_several_limits_every_process_names_the_same_one_first(backends: Any) -> None:
+    """The order of a set of texts is another in each."""
+    resources = [
+        resource
+        for backend in backends.values()
+        for resource in (backend.resources.memory, backend.resources.cores)
+    ]
+    hard = {f"limits.{resource}": "1" for resource in reversed(resources)}
+    record = quota_record(
+        {"metadata": {"namespace": "default", "name": "q"}, "spec": {"hard": hard}}
+    )
+    assert record is not None
+    assert list(limits(record, backends)[0]) == sorted(resources)
+
+
 def test_quotas_of_other_things_are_none_of_ours(backends: Any) -> None:
     item: dict[str, Any] = {
         "metadata": {"namespace": "default", "name": "q"},
