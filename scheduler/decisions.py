@@ -101,10 +101,12 @@ class Decisions:
         return max(ages, default=0.0)
 
     def lapse(self) -> None:
-        """Drop those that are too old."""
+        """Drop those that are too old. One that is unsettled stays until the pod is filtered again,
+        is bound or is gone: its Binding may happen yet, however late.
+        """
         now = self._monotonic()
         for made in self._counting():
-            if now - made.at >= self._keep:
+            if now - made.at >= self._keep and not made.unsettled:
                 holding = made.holding
                 self.lapsed += 1
                 self._log.warning(

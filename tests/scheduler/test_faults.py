@@ -483,6 +483,25 @@ async def test_the_room_of_a_decision_that_lapsed_is_not_given_twice(bench: Any,
     assert (node_of(bench, "p"), node_of(bench, "q")) == ("", "a")
 
 
+async def test_a_decision_whose_binding_may_yet_happen_does_not_lapse(
+    bench: Any, make: Any
+) -> None:
+    room_for_one(bench, make)
+    made, address = await bench.scheduler()
+    clock = made.decisions._monotonic = Clock()
+    await placed(bench, address)
+    held = bench.server.faults.hold[BINDING] = threading.Event()
+    bench.server.faults.mute.add(("get", "pods"))
+    try:
+        assert "not known whether the pod was bound" in await bench.bind(address, "p", "a")
+        clock.now += 300
+        made.decisions.lapse()
+        assert (holders(made), made.decisions.lapsed) == (["p"], 0)
+        assert (await bench.filter(address, "q", ["a"]))["NodeNames"] is None
+    finally:
+        held.set()
+
+
 async def test_a_pod_that_vanishes_while_nobody_hears_of_it_holds_nothing_for_ever(
     bench: Any, make: Any
 ) -> None:
