@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def conformance(
     """
     from deviceplugin.testing.conformance.checks import CHECKS
     from deviceplugin.testing.conformance.run import run
-    from deviceplugin.testing.conformance.subject import SubjectError, subject
+    from deviceplugin.testing.conformance.subject import SubjectError, section_in, subject
 
     known = {check.id: check for check in CHECKS}
     if strange := [name for name in only if name not in known]:
@@ -60,7 +60,7 @@ def conformance(
     if vendor is None:
         raise click.UsageError("name a vendor, or say --list for what is checked")
     try:
-        found = subject(vendor, profile, _section(section))
+        found = subject(vendor, profile, section_in(section) if section else None)
         results = []
         for result in run(found, chosen):
             results.append(result)
@@ -74,20 +74,6 @@ def conformance(
     else:
         click.echo(f"{found.vendor.name}: {_summary(results)}")
     sys.exit(BROKEN if any(result.failed for result in results) else OK)
-
-
-def _section(path: Path | None) -> Mapping[str, Any] | None:
-    if path is None:
-        return None
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text("utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        raise click.UsageError(f"{path}: {error}") from None
-    if not isinstance(data, dict):
-        raise click.UsageError(f"{path}: write key: value pairs, as in the configuration file")
-    return data
 
 
 def _tell(result: Result) -> None:

@@ -4,7 +4,8 @@
         conformance_check()
 
 and name the vendor in pytest's configuration: ``deviceplugin_vendor = acme``; beside it, where the
-vendor brings no profile, ``deviceplugin_profile = path/to/profile.yaml``. Each check is one test.
+vendor brings no profile, ``deviceplugin_profile = path/to/profile.yaml``, and where it is examined
+with a configuration, ``deviceplugin_section = path/to/section.yaml``. Each check is one test.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ FIXTURE = "conformance_check"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two settings; nothing is imported for those who do not use them."""
+    """The settings; nothing is imported for those who do not use them."""
     parser.addini("deviceplugin_vendor", "the device-plugin vendor that is to conform", default="")
     parser.addini("deviceplugin_profile", "the node that stands for its hardware", default="")
+    parser.addini("deviceplugin_section", "its part of the configuration, in a file", default="")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -37,13 +39,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def conformance_check(request: pytest.FixtureRequest) -> Callable[[], None]:
     """Runs one check of the configured vendor."""
     from deviceplugin.testing.conformance.run import examined
-    from deviceplugin.testing.conformance.subject import subject
+    from deviceplugin.testing.conformance.subject import section_in, subject
+
+    def named(setting: str) -> Path | None:
+        path = request.config.getini(setting)
+        return request.config.rootpath / path if path else None
 
     name = request.config.getini("deviceplugin_vendor")
     if not name:
         pytest.fail("name the vendor: deviceplugin_vendor = NAME in pytest's configuration")
-    profile = request.config.getini("deviceplugin_profile")
-    found = subject(name, request.config.rootpath / Path(profile) if profile else None)
+    section = named("deviceplugin_section")
+    found = subject(name, named("deviceplugin_profile"), section_in(section) if section else None)
 
     def run() -> None:
         result = examined(found, request.param)

@@ -200,6 +200,17 @@ def test_a_strangers_suite_runs_each_check_as_a_test(pytester: pytest.Pytester) 
     result.assert_outcomes(passed=len(CHECKS) - 2, skipped=2)
 
 
+def test_a_suite_may_examine_with_a_configuration(pytester: pytest.Pytester) -> None:
+    """NVIDIA's cards are known to schedulers only where they are shared."""
+    pytester.makefile(".yaml", section="deviceSplitCount: 10\n")
+    pytester.makeini(
+        "[pytest]\ndeviceplugin_vendor = nvidia\ndeviceplugin_section = section.yaml\n"
+    )
+    pytester.makepyfile("def test_conformance(conformance_check):\n    conformance_check()\n")
+    arguments = ("-p", "no:cacheprovider", "-p", "no:xdist", "-k", "keys or words")
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=2, deselected=len(CHECKS) - 2)
+
+
 def test_a_suite_that_names_no_vendor_is_told_so(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_x(conformance_check):\n    conformance_check()\n")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:xdist", "-x")

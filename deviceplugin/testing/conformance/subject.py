@@ -37,7 +37,15 @@ from deviceplugin.vendor import (
 )
 from deviceplugin.vendor.scheduling import SchedulingBackend
 
-__all__ = ["PATIENCE_SECONDS", "Offered", "Subject", "SubjectError", "again", "subject"]
+__all__ = [
+    "PATIENCE_SECONDS",
+    "Offered",
+    "Subject",
+    "SubjectError",
+    "again",
+    "section_in",
+    "subject",
+]
 
 T = TypeVar("T")
 
@@ -240,6 +248,19 @@ class Subject:
             raise NotApplicableError(
                 f"{call} raised {type(error).__name__}, which another check tells"
             ) from error
+
+
+def section_in(path: Path) -> Mapping[str, Any]:
+    """A vendor's section of the configuration, in a YAML file. Raises `SubjectError`."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise SubjectError(f"{path}: {error}") from None
+    if not isinstance(data, Mapping):
+        raise SubjectError(f"{path}: write key: value pairs, as in the configuration file")
+    return data
 
 
 def again(described: str) -> Subject:
