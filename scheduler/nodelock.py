@@ -34,12 +34,24 @@ VENDOR_TIMEOUT = timedelta(minutes=2)
 """Of a vendor's own lock (Cambricon's), whatever the setting is, because its plugin goes by it. It
 is a time and names no pod.
 """
+AVOID_SECONDS = 120.0
+"""A node on which a bind gave up waiting is looked at last for so long, while the lock stands that
+was in its way."""
 LOOK_SECONDS = 1.0
 """An expired lock is seen at the latest so long after it expired."""
 
 
 class LockedError(Exception):
     """A node stays locked for somebody else; the text says for whom, and since when."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """A lock that somebody waited for in vain, until `since`."""
+
+    annotation: str
+    text: str
+    since: float
 
 
 @dataclass(slots=True)
@@ -70,6 +82,7 @@ class NodeLocks:
         self._lines: dict[str, _Line] = {}
         self._since: dict[object, float] = {}
         """When those who wait now began to, the first of them first."""
+        self._in_the_way: dict[str, _Obstacle] = {}
         self._turns: set[asyncio.Timeout] = set()
         self._closed = False
 
@@ -82,6 +95,20 @@ class NodeLocks:
         """Seconds since the first of them began to wait; 0 where nobody does."""
         began = next(iter(self._since.values()), None)
         return 0.0 if began is None else self._monotonic() - began
+
+    def stuck(self) -> frozenset[str]:
+        """The nodes on which a bind waited in vain lately, for a lock that still stands: its agent
+        may be gone, and whoever is sent there next waits as long.
+        """
+        now = self._monotonic()
+        self._in_the_way = {
+            node: each
+            for node, each in self._in_the_way.items()
+            if each.text
+            and each.text == self._text(node, each.annotation)
+            and now - each.since < AVOID_SECONDS
+        }
+        return frozenset(self._in_the_way)
 
     async def acquire(
         self, node: str, annotation: str, namespace: str, name: str, until: float
@@ -116,6 +143,9 @@ class NodeLocks:
         except TimeoutError:
             if self._closed:
                 raise LockedError(f"node {node}: this replica stops, another one binds") from None
+            self._in_the_way[node] = _Obstacle(
+                annotation, self._text(node, annotation), self._monotonic()
+            )
             raise LockedError(self._holder(node, annotation)) from None
         finally:
             del self._since[ticket]
@@ -252,10 +282,12 @@ class NodeLocks:
     def _timeout_of(self, annotation: str) -> timedelta:
         return self._timeout if annotation == keys.MUTEX_LOCK else VENDOR_TIMEOUT
 
-    def _holder(self, node: str, annotation: str) -> str:
+    def _text(self, node: str, annotation: str) -> str:
         record = self._nodes.objects.get(f"/{node}")
-        text = record.facts.annotations.get(annotation, "") if record else ""
-        text = text or "by other pods that are bound there now"
+        return record.facts.annotations.get(annotation, "") if record else ""
+
+    def _holder(self, node: str, annotation: str) -> str:
+        text = self._text(node, annotation) or "by other pods that are bound there now"
         within = duration_text(self._timeout_of(annotation).total_seconds())
         return f"node {node} has been locked within {within}: {text}: node lock contention"
 

@@ -114,7 +114,7 @@ class ExtenderService:
         try:
             await self._settled(pod.uid)
             # From here to the decision nothing else runs.
-            found = self._choose(self.cluster, wanted, names)
+            found = self._promising(wanted, names)
             if isinstance(found, Nowhere):
                 self.decisions.drop(pod.uid)
                 self._say(pod, FILTERING_FAILED, _nowhere(found, len(names)))
@@ -145,6 +145,17 @@ class ExtenderService:
         )
         self._say(pod, FILTERING_SUCCEED, message)
         return self._filtered("placed", [node])
+
+    def _promising(self, wanted: Request, names: Sequence[str]) -> Found | Nowhere:
+        """The best node on which nobody waits in vain for a lock; one of the others only where
+        nothing else serves.
+        """
+        if (stuck := self.locks.stuck()) and not stuck.isdisjoint(names):
+            others = [name for name in names if name not in stuck]
+            found = self._choose(self.cluster, wanted, others)
+            if isinstance(found, Found):
+                return found
+        return self._choose(self.cluster, wanted, names)
 
     async def _settled(self, uid: str) -> None:
         """A pod that is bound is not decided about again, and a Binding of which nobody knows

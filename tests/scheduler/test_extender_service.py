@@ -12,6 +12,7 @@ import pytest
 from deviceplugin.api.hami import nodelock, poddevices
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, VENDORS, VGPU_NODE
 from deviceplugin.api.node import ANNOUNCES
+from deviceplugin.scheduler import nodelock as nodelocks
 from deviceplugin.scheduler.settings import SchedulerSettings
 
 NVIDIA = VENDORS["NVIDIA"]
@@ -339,6 +340,51 @@ async def test_what_is_no_request_is_answered_with_an_error(bench: Any, body: by
     answer = await bench.post(f"{address}/filter", body)
     assert answer["Error"] != ""
     assert answer["NodeNames"] is None
+
+
+async def test_a_node_on_which_a_bind_waited_in_vain_is_looked_at_last(
+    bench: Any, make: Any
+) -> None:
+    """Its agent may be gone, and it is the fullest: every pod would be sent there to wait."""
+    for name in ("a", "b"):
+        bench.server.create("nodes", make.node(name, cards=1, memory=8000))
+    owner = make.pod("owner", annotations={BIND_PHASE: "allocating"})
+    bench.server.create("pods", {**owner, "spec": {**owner["spec"], "nodeName": "a"}})
+    for name in ("first", "second", "third", "fourth", "huge"):
+        size = {"first": 3000, "huge": 7900}.get(name, 1000)
+        bench.server.create("pods", make.pod(name, memory=size))
+    made, address = await bench.scheduler(SchedulerSettings(bind_patience=0.5))
+    assert await placed(bench, address, "first", ["a"]) == "a"
+    assert await placed(bench, address, "second", ["a", "b"]) == "a"
+    lock = {"metadata": {"annotations": {MUTEX_LOCK: lock_text(0, "owner")}}}
+    bench.server.patch("nodes", "a", lock)
+    assert await placed(bench, address, "third", ["a", "b"]) == "a"  # so far nobody waited
+    assert "node lock contention" in await bench.bind(address, "second", "a")
+    assert await placed(bench, address, "second", ["a", "b"]) == "b"
+    assert await placed(bench, address, "fourth", ["a"]) == "a"  # where nothing else serves
+    answer = await bench.filter(address, "huge", ["a", "b"])
+    assert set(answer["FailedNodes"]) == {"a", "b"}
+    bench.server.patch("nodes", "a", {"metadata": {"annotations": {MUTEX_LOCK: None}}})
+    await bench.until(lambda: not made.locks.stuck())
+    assert await placed(bench, address, "second", ["a", "b"]) == "a"
+
+
+async def test_a_node_is_not_looked_at_last_for_ever(
+    bench: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock may have expired meanwhile, which only a bind finds out."""
+    bench.server.create("nodes", make.node("a"))
+    owner = make.pod("owner", annotations={BIND_PHASE: "allocating"})
+    bench.server.create("pods", {**owner, "spec": {**owner["spec"], "nodeName": "a"}})
+    bench.server.create("pods", make.pod("p"))
+    made, address = await bench.scheduler(SchedulerSettings(bind_patience=0.5))
+    await placed(bench, address, "p", ["a"])
+    lock = {"metadata": {"annotations": {MUTEX_LOCK: lock_text(0, "owner")}}}
+    bench.server.patch("nodes", "a", lock)
+    assert "node lock contention" in await bench.bind(address, "p", "a")
+    assert made.locks.stuck() == {"a"}
+    monkeypatch.setattr(nodelocks, "AVOID_SECONDS", 0.0)
+    assert made.locks.stuck() == frozenset()
 
 
 async def test_preemption_keeps_the_nodes_where_it_helps(bench: Any, make: Any) -> None:
