@@ -318,6 +318,7 @@ FACTS = {
     "decision_oldest_seconds": "Since the oldest of them was made or used.",
     "lock_waits": "Pods that wait for a node's lock now.",
     "lock_oldest_wait_seconds": "Since the first of them began to wait.",
+    "stuck_nodes": "Nodes whose lock a bind waited for in vain lately, and still stands.",
     "events_waiting": "Events about pods that are still to be written.",
     "slipped_pods": "Pods that came past the webhook and are still there.",
     "stray_devices": "Devices that pods hold and that their nodes do not tell of.",

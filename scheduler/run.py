@@ -131,6 +131,7 @@ class Scheduler:
             "decision_oldest_seconds": self.decisions.oldest(),
             "lock_waits": self.locks.waiting,
             "lock_oldest_wait_seconds": self.locks.oldest(),
+            "stuck_nodes": len(self.locks.stuck()),
             "events_waiting": self.events.waiting,
             "slipped_pods": len(self.sweep.found),
             "stray_devices": sum(map(len, self.watching.strays.values())),

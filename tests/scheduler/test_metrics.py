@@ -251,9 +251,11 @@ async def test_our_own_tell_what_waits_and_why(bench: Any, make: Any) -> None:
     assert one("lock_oldest_wait_seconds") > 0
     assert one("drift_total") == one("decisions_lapsed_total") == one("events_dropped_total") == 0
     assert waits == []
+    assert one("stuck_nodes") == 0
     assert "node lock contention" in await binding
     assert len(waits) == 1
     found = await scraped(made, Names.BOTH)
+    assert one("stuck_nodes") == 1
     assert one("decisions") == one("lock_waits") == one("lock_oldest_wait_seconds") == 0
 
 
