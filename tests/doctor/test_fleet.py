@@ -446,7 +446,8 @@ def test_versions_that_nobody_has_tried_and_preemption() -> None:
 @pytest.mark.parametrize(
     ("nodes", "finding", "says"),
     [
-        ([node("a", 0)], "cluster-without-devices", "none of 1 nodes"),
+        ([node("a", 0)], "cluster-without-devices", "the only node tells of no device"),
+        ([node("a", 0), node("b", 0)], "cluster-without-devices", "none of 2 nodes"),
         ([node(), node("b", 0, labels={"gpu": "on"})], "node-labelled-silent", "node b"),
         ([node(annotations={MUTEX_LOCK: "2026-01-20T08:00:00Z,team,gone"})], "node-lock-left", "node a: "),
         ([node(annotations={MUTEX_LOCK: "soon"})], "node-lock-unreadable", "node a: "),

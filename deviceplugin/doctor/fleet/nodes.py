@@ -155,7 +155,8 @@ def _each(facts: NodesFacts) -> Iterator[Finding]:
 def _any(facts: NodesFacts) -> Iterator[Finding]:
     if not any(facts.world.cluster.rooms()):
         count = len(facts.world.cluster.names())
-        yield NO_DEVICES.found(f"none of {count} nodes tells of a device")
+        several = f"none of {count:,} nodes tells of a device"
+        yield NO_DEVICES.found("the only node tells of no device" if count == 1 else several)
 
 
 def _labelled(facts: NodesFacts) -> Iterator[Finding]:
