@@ -28,6 +28,7 @@ from deviceplugin.health import HealthPolicy
 from deviceplugin.injection.render import Strategy
 from deviceplugin.injection.store import MANIFEST_FILE, SpecStore
 from deviceplugin.kubelet.podresources import PodResources, PodResourcesError
+from deviceplugin.leaving import Leaving
 from deviceplugin.metrics import Metrics
 from deviceplugin.monitor import Monitor, MonitoredContainer, Settings
 from deviceplugin.notices import nobody
@@ -112,6 +113,9 @@ class Agent:
         if config.allocation.startswith("scheduled"):
             self.scheduled, self.announcer = self._join(config, pod_resources)
         around = self._surroundings(config, pod_resources)
+        leaving = Leaving(Path(config.paths.run_dir))
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(leaving.forget)
         if config.uses_cdi:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(sweep_temporaries, around.store.directory)
@@ -145,6 +149,8 @@ class Agent:
                 self._monitor = None
             for name in {*self._found.vendors, *config.vendors}:
                 self.readiness.clear(name)
+            with contextlib.suppress(OSError):
+                leaving.forget()
             await pod_resources.close()
 
     def _start_monitor(self, config: Config) -> Monitor | None:
@@ -280,6 +286,7 @@ class Agent:
             delay = min(delay * 2, RESTART_MOST_SECONDS)
 
     def _surroundings(self, config: Config, pod_resources: PodResources) -> Surroundings:
+        run_dir = Path(config.paths.run_dir)
         return Surroundings(
             strategy=Strategy(
                 names=config.device_list_strategy,
@@ -287,7 +294,9 @@ class Agent:
                 pass_device_specs=config.pass_device_specs,
                 annotation_prefix=config.cdi_annotation_prefix,
             ),
-            store=SpecStore(Path(config.paths.cdi_dir), Path(config.paths.run_dir) / MANIFEST_FILE),
+            store=SpecStore(
+                Path(config.paths.cdi_dir), run_dir / MANIFEST_FILE, Leaving(run_dir).announced
+            ),
             mode=self._modes(config, pod_resources),
             policy=config.allocation_policy,
             host_root=Path(config.paths.host_root),
@@ -332,7 +341,9 @@ class Agent:
         )
         self.metrics.events_dropped.set_function(lambda: node.events.dropped)
         run_dir = Path(config.paths.run_dir)
-        return node, Announcer(node, self.readiness, lambda: self._others(run_dir))
+        return node, Announcer(
+            node, self.readiness, lambda: self._others(run_dir), Leaving(run_dir).announced
+        )
 
     def _others(self, run_dir: Path) -> frozenset[str]:
         """The vendors that other agents serve on this node. Raises `OSError`."""

@@ -23,6 +23,8 @@ from deviceplugin.formersplits import SUFFIX
 from deviceplugin.injection.render import CDI_VENDOR
 from deviceplugin.injection.store import MANIFEST_FILE
 from deviceplugin.kubelet.sockets import PREFIX, answers
+from deviceplugin.leaving import PREFIX as LEAVING
+from deviceplugin.leaving import Leaving
 from deviceplugin.notices import Notice
 from deviceplugin.scheduled import patches
 from deviceplugin.scheduled.node import COMPONENT, LEDGER_FILE, owns
@@ -137,8 +139,10 @@ def _files(
             yield "CDI inventory", path
         elif path.name.startswith(f"{CDI_VENDOR}-"):
             yield "CDI specification", path
-    for path in sorted(run_dir.glob("*")):
-        if path.name in (LEDGER_FILE, MANIFEST_FILE) or path.name.endswith((".lock", SUFFIX)):
+    mine = Leaving(run_dir).mark  # the agent's beside this hook, which takes it away itself
+    for path in sorted(set(run_dir.glob("*")) - {mine}):
+        named = path.name in (LEDGER_FILE, MANIFEST_FILE) or path.name.startswith(LEAVING)
+        if named or path.name.endswith((".lock", SUFFIX)):
             yield "record", path
 
 

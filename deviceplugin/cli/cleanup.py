@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -41,6 +42,7 @@ def cleanup(dry_run: bool, pre_stop: bool, output: str, **values: object) -> Non
     """
     from deviceplugin.apiserver.client import Api, is_configured
     from deviceplugin.cleanup import InUseError, api_items, check_idle, file_items, report
+    from deviceplugin.leaving import Leaving
 
     try:
         config = load(values, os.environ).config
@@ -59,6 +61,9 @@ def cleanup(dry_run: bool, pre_stop: bool, output: str, **values: object) -> Non
     except InUseError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+    if pre_stop and not dry_run:
+        with contextlib.suppress(OSError):  # what it puts back then is what another cleanup takes
+            Leaving(run_dir).announce()
     paths = (Path(config.paths.plugin_dir), Path(config.paths.cdi_dir), run_dir)
     items = list(file_items(*paths, dry_run=dry_run))
     if api is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import stat
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from deviceplugin.cdi import parse_qualified_name, remove_spec, spec_file_name, write_spec
@@ -26,11 +26,18 @@ class SpecStore:
     call it off the loop, from any thread.
     """
 
-    def __init__(self, directory: Path, manifest: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        manifest: Path | None = None,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
         """`manifest` is the file that lists the inventories that were written, because their names
-        alone do not tell whose they are.
+        alone do not tell whose they are. Once `leaving`, nothing is written any more: what is
+        missing has been taken away for good.
         """
         self.directory, self._manifest = directory, manifest
+        self._leaving = leaving
         self._lock = threading.RLock()
         """What is wanted and what is there change together: a file that is put while the directory
         is swept or restored belongs to neither."""
@@ -108,6 +115,8 @@ class SpecStore:
         """Write again what is missing; answers the names. Raises as `put_inventory`."""
         with self._lock:
             missing = [n for n in self._wanted if not _is_file(self.directory / f"{n}.json")]
+            if missing and self._leaving():
+                return []
             for name in missing:
                 write_spec(self.directory, self._wanted[name], name=name, fsync=False)
         return missing
@@ -128,7 +137,7 @@ class SpecStore:
         return self._wanted.get(name) == spec and _is_file(self.directory / f"{name}.json")
 
     def _write(self, name: str, spec: Spec) -> None:
-        if self._is_written(name, spec):
+        if self._is_written(name, spec) or self._leaving():
             return
         write_spec(self.directory, spec, name=name, fsync=False)
         self._wanted[name] = spec

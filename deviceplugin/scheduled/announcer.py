@@ -42,14 +42,15 @@ class Announcer:
         node: ScheduledNode,
         readiness: Readiness,
         others: Callable[[], Collection[str]] = frozenset,
+        leaving: Callable[[], bool] = lambda: False,
         interval: float = INTERVAL_SECONDS,
         retry: float = RETRY_SECONDS,
     ) -> None:
         """`others` are the vendors that other agents serve on this node; blocking, may raise
-        `OSError`.
+        `OSError`. `leaving` says that this agent goes for good, and is told of no more; blocking.
         """
         self._node, self._readiness = node, readiness
-        self._others = others
+        self._others, self._leaving = others, leaving
         self._interval, self._retry = interval, retry
         self._offers: dict[str, Offer] = {}
         self._told: Mapping[str, str] = {}
@@ -91,6 +92,8 @@ class Announcer:
 
     async def announce(self) -> bool:
         """Bring the node in line; whether anything had to be written. Raises `ApiError`."""
+        if await asyncio.to_thread(self._leaving):
+            return False
         current = (self._node.node or await self._node.fresh_node()).annotations
         stale = await self._stale(current)
         offers, withdrawn = self._writable(), frozenset(self._withdrawn)

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from deviceplugin import runtime
 from deviceplugin.cli.cleanup import cleanup
+from deviceplugin.leaving import Leaving
 from deviceplugin.registry import Registry
 from deviceplugin.registry import load as load_registry
 from deviceplugin.testing.cluster import NODE, Cluster, devices, manifest
@@ -322,3 +323,81 @@ async def test_what_cleanup_did_is_told_on_the_node(
         message = (await told(cluster, "CleanedUp", "Node"))["message"]
         assert "node annotation" in message
         assert "record" in message
+
+
+def of_a_pod(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *, stays: bool) -> list[str]:
+    """The agent to come, and the hook, are those of a DaemonSet's pod; the hook's options."""
+    owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "d"}
+    item = {
+        "metadata": {"name": "agent-x", "namespace": "default", "ownerReferences": [owner]},
+        "spec": {"containers": [{"name": "agent"}]},
+    }
+    cluster.server.create("pods", item)
+    if stays:
+        stored = cluster.server.create(
+            "daemonsets", {"metadata": {"name": "agent", "namespace": "default"}, "spec": {}}
+        )
+        owner["uid"] = stored["metadata"]["uid"]
+        change = {"metadata": {"ownerReferences": [owner]}}
+        cluster.server.patch("pods", "agent-x", change, "default")
+    for name, value in (
+        ("KUBECONFIG", str(cluster.kubeconfig)),
+        ("NODE_NAME", NODE),
+        ("POD_NAMESPACE", "default"),
+        ("POD_NAME", "agent-x"),
+    ):
+        monkeypatch.setenv(name, value)
+    return [
+        "--pre-stop",
+        f"--kubelet-socket={cluster.kubelet.kubelet_socket}",
+        f"--cdi-dir={cluster.root / 'cdi'}",
+        f"--run-dir={cluster.root / 'run'}",
+    ]
+
+
+async def test_an_agent_puts_nothing_back_once_its_hook_has_run(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs on until the hook has ended."""
+    looked: list[bool] = []
+    announced = Leaving.announced
+
+    def look(leaving: Leaving) -> bool:
+        looked.append(announced(leaving))
+        return looked[-1]
+
+    monkeypatch.setattr(Leaving, "announced", look)
+    options = of_a_pod(cluster, monkeypatch, stays=False)
+    agent = cluster.start_agent(SMALL, **DEFERRED)
+    await cluster.ready(KEYS, RESOURCE)
+    files = cluster.root / "cdi"
+    before = set(files.iterdir())
+    (removed := next(iter(before))).unlink()
+    await cluster.settled(removed.exists)  # as long as it stays, it does
+    done = await asyncio.to_thread(CliRunner().invoke, cleanup, options)
+    assert done.exit_code == 0, done.output
+    assert f"removed CDI inventory {removed}" in done.output
+    await cluster.settled(lambda: looked[-1])  # it saw that its files are gone
+    assert agent.announcer is not None
+    assert not await agent.announcer.announce()
+    assert not list(files.iterdir())
+    assert cluster.node_annotations() == {}
+    await cluster.stop_agent(agent)
+    assert not list((cluster.root / "run").glob("leaving-*"))
+    again = cluster.start_agent(SMALL, **DEFERRED)
+    await cluster.ready(KEYS, RESOURCE)
+    assert set(files.iterdir()) == before
+    await cluster.stop_agent(again)
+
+
+async def test_the_hook_of_a_daemonset_that_stays_removes_nothing(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = of_a_pod(cluster, monkeypatch, stays=True)
+    cluster.start_agent(SMALL, **DEFERRED)
+    await cluster.ready(KEYS, RESOURCE)
+    before = set((cluster.root / "cdi").iterdir())
+    done = await asyncio.to_thread(CliRunner().invoke, cleanup, options)
+    assert done.output == "the DaemonSet stays: nothing is removed\n"
+    assert set((cluster.root / "cdi").iterdir()) == before
+    assert not list((cluster.root / "run").glob("leaving-*"))
