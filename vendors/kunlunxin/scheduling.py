@@ -132,8 +132,11 @@ class WholeCards(_Wired, Counted):
         return 2000.0 - 1000.0 * (bubbles(after) - bubbles(used))
 
     def most(self, demands: Sequence[Demand], pod: PodSpec, policy: Policy) -> float:
-        """On the node whose wings such a pod mends best."""
-        return 2000.0 + 1000.0 * most_mended(sum(demand.count for demand in demands))
+        """On the node whose wings such a pod mends best; init containers may have the cards that
+        the others get.
+        """
+        counts = [demand.count for demand in demands]
+        return 2000.0 + 1000.0 * most_mended(max(counts), sum(counts))
 
     def annotations(
         self,

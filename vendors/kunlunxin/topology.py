@@ -85,15 +85,16 @@ def _broken(left: int, right: int) -> int:
 
 
 @cache
-def most_mended(count: int) -> int:
-    """By how much so many cards can lessen the `bubbles` of a node, whatever is in use there."""
-    wings = tuple(product(range(WING + 1), repeat=2))
+def most_mended(least: int, most: int) -> int:
+    """By how much `least` to `most` cards can lessen the `bubbles` of a node, whatever is in use
+    there and however many cards it has beyond the first wing: more than a wing's counts as such.
+    """
+    before = product(range(WING + 1), range(WING + 2))
     return max(
         (
-            _broken(*before) - _broken(*after)
-            for before, after in product(wings, repeat=2)
-            if min(a - b for a, b in zip(after, before, strict=True)) >= 0
-            and sum(after) - sum(before) == count
+            _broken(left, right) - _broken(left + more, right + count - more)
+            for (left, right), count in product(before, range(least, most + 1))
+            for more in range(min(WING - left, count) + 1)
         ),
         default=0,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deviceplugin.placement.fit import Placement, place
@@ -112,15 +112,60 @@ def test_a_wing_with_enough_cards_is_always_used(free: set[int], count: int) -> 
         assert len({card // 4 for card in found}) == 1
 
 
-@given(st.sets(st.integers(0, 7)), st.sets(st.integers(0, 7), min_size=1))
+@given(st.sets(st.integers(0, 15)), st.sets(st.integers(0, 15), min_size=1))
 def test_no_choice_mends_more_than_is_said(used: set[int], taken: set[int]) -> None:
-    more = taken - used
-    assert bubbles(used) - bubbles(used | more) <= most_mended(len(more))
+    count = len(taken - used)
+    assert bubbles(used) - bubbles(used | taken) <= most_mended(count, count)
 
 
-@pytest.mark.parametrize(("count", "mended"), [(1, 1), (2, 2), (4, 3), (8, 1), (9, 0)])
-def test_some_choice_mends_as_much_as_is_said(count: int, mended: int) -> None:
-    assert most_mended(count) == mended
+@pytest.mark.parametrize(
+    ("least", "most", "mended"), [(1, 1, 1), (2, 2, 2), (4, 4, 3), (4, 8, 4), (8, 8, 3), (9, 9, 3)]
+)
+def test_some_choice_mends_as_much_as_is_said(least: int, most: int, mended: int) -> None:
+    assert most_mended(least, most) == mended
+
+
+@given(
+    st.sampled_from((8, 16)),
+    st.sets(st.integers(0, 15)),
+    st.lists(st.tuples(st.booleans(), st.sampled_from(COUNTS)), min_size=1, max_size=3),
+)
+@example(8, {0, 4}, [(True, 4), (False, 4)])
+@example(16, {0, 4}, [(False, 8)])
+def test_no_node_is_better_than_is_said(
+    cards: int, used: set[int], wanted: list[tuple[bool, int]]
+) -> None:
+    resource = WHOLE.resources.count
+    containers = tuple(
+        ContainerSpec(f"c{n}", {resource: str(count)}, init=init)
+        for n, (init, count) in enumerate(wanted)
+    )
+    these = PodSpec(
+        "n",
+        "p",
+        "u",
+        containers=tuple(each for each in containers if not each.init),
+        init_containers=tuple(each for each in containers if each.init),
+    )
+    devices = WHOLE.devices(NodeFacts("n", capacity={resource: cards}))
+    there = Tenant("n/other", CARD_MIB, 100)
+    view = NodeView(
+        NodeFacts("n"),
+        {
+            WHOLE.keys.common_word: tuple(
+                Card(device).with_tenant(there) if device.index in used else Card(device)
+                for device in devices
+            )
+        },
+    )
+    word, wishes = WHOLE.keys.common_word, asks(these, [WHOLE])
+    found = place(view, these, wishes, {word: WHOLE}, Policy.SPREAD, Policy.BINPACK)
+    if isinstance(found, Placement):
+        score = WHOLE.score(
+            view.facts, view.cards[word], found.containers[word], these, Policy.BINPACK
+        )
+        demands = [ask.demands[word] for ask in wishes]
+        assert score <= WHOLE.most(demands, these, Policy.BINPACK)
 
 
 @pytest.mark.parametrize(
