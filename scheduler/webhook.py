@@ -8,7 +8,6 @@ so that a dry run needs no care.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -74,9 +73,8 @@ def mutation(
 
     Raises `RefusedError`, and `ValueError` for what is no pod.
     """
-    pod = copy.deepcopy(dict(review.pod))
-    pod["metadata"] = dict(pod["metadata"])
-    before = copy.deepcopy(pod)
+    before = review.pod
+    pod = {**before, "metadata": dict(before["metadata"])}
     spec, metadata = pod["spec"], pod["metadata"]
     if (metadata.get("labels") or {}).get(WEBHOOK) == "ignore":
         return Answer()

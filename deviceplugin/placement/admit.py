@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from deviceplugin.placement.objects import container_spec, pod_spec
+from deviceplugin.placement.objects import pod_spec
 from deviceplugin.vendor.scheduling import Admission, SchedulingBackend
 
 __all__ = ["admitted"]
@@ -23,15 +23,26 @@ def admitted(
     """
     result: dict[str, Any] = copy.deepcopy(dict(item))
     found = set()
+    pod = pod_spec(result)
+    spec = result["spec"]
+    entries = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
     for backend in backends:
-        for kind in ("initContainers", "containers"):
-            for entry in result["spec"].get(kind) or ():
-                container = container_spec(entry, init=kind == "initContainers")
-                admission = backend.admit(container, pod_spec(result))
+        for position, entry in enumerate(entries):
+            container = (*pod.init_containers, *pod.containers)[position]
+            admission = backend.admit(container, pod)
+            if admission.found:
+                found.add(backend.keys.common_word)
+            if _changes(admission):
                 _apply(result, entry, admission)
-                if admission.found:
-                    found.add(backend.keys.common_word)
+                pod = pod_spec(result)
     return result, frozenset(found)
+
+
+def _changes(admission: Admission) -> bool:
+    """Most vendors have nothing to say of a pod: it is read anew only for those that do."""
+    return bool(
+        admission.resources or admission.env or admission.annotations or admission.runtime_class
+    )
 
 
 def _apply(pod: dict[str, Any], container: dict[str, Any], admission: Admission) -> None:
