@@ -5,6 +5,9 @@ no other, every installed vendor keeps what it promises, and people are told wha
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,8 @@ BROKEN = [
 ABSENT = {"wheel-only"}
 """Checks whose broken vendor cannot be shipped, and is made in a test below."""
 
+COUNTS_CORES = VENDORS["limits"][1].scheduling
+HOST_ROOT = [check for check in CHECKS if check.id == "host-root"]
 OWN_PROFILES = [v.name for v in registry.load().vendors.values() if v.profile]
 
 
@@ -73,6 +78,56 @@ def test_a_vendor_that_only_its_own_directory_can_import_is_told(
     found = subject("sound", vendor=vendor)
     (check,) = (check for check in CHECKS if check.id == "wheel-only")
     assert "only_here" in examined(found, check).wrong[0]
+
+
+def also(body: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Vendor:
+    """A sound vendor whose node half has this method of its own."""
+    source = (
+        f"from deviceplugin.testing.conformance.broken import sound\nclass Node(sound.Node):{body}"
+    )
+    (directory / "also_sound.py").write_text(source)
+    monkeypatch.delitem(sys.modules, "also_sound", raising=False)
+    monkeypatch.syspath_prepend(str(directory))
+    monkeypatch.setenv("PYTHONPATH", str(directory))
+    return replace(SOUND, node="also_sound:Node")
+
+
+def test_what_a_discovery_prints_is_no_place_that_it_looks_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = """
+    def discover(self):
+        print('driver 1.2.3', flush=True)
+        return super().discover()
+"""
+    (result,) = run(subject("sound", vendor=also(body, tmp_path, monkeypatch)), HOST_ROOT)
+    assert (result.wrong, result.skipped) == ((), "")
+
+
+def test_a_share_of_one_percent_can_be_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = """
+    def plan(self, snapshot):
+        split = sound.Split(count=100, separator="-", sharing=sound.Sharing.LIMITED)
+        return [sound.ResourcePlan(p.resource, p.devices, split, p.keys) for p in
+                super().plan(snapshot)]
+
+    def edits(self, grants, owner):
+        cores = {f"SOUND_CORES_{i}": str(g.cores_percent) for i, g in enumerate(grants)}
+        edits = super().edits(grants, owner)
+        return sound.ContainerEdits({**edits.env, **cores}, edits.device_nodes)
+"""
+    vendor = replace(also(body, tmp_path, monkeypatch), scheduling=COUNTS_CORES)
+    limits = [check for check in CHECKS if check.id == "limits"]
+    (result,) = run(subject("sound", vendor=vendor), limits)
+    assert (result.wrong, result.skipped) == ((), "")
+
+
+def test_the_hosts_root_may_be_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
+    (result,) = run(subject("sound", vendor=SOUND), HOST_ROOT)
+    assert (result.wrong, result.skipped) == ((), "")
 
 
 @pytest.mark.parametrize("name", OWN_PROFILES)

@@ -68,6 +68,8 @@ def outside(subject: Subject, root: str) -> str:
     def note(path: object) -> None:
         if isinstance(path, str | bytes | os.PathLike):
             text = os.path.normpath(os.fsdecode(path))
+            if f"{text}/".startswith(f"{root}/"):  # which may be on /dev/shm
+                return
             if f"{text}/".startswith(HARDWARE) and text not in SYSTEMS_OWN:
                 seen[text] = None
 

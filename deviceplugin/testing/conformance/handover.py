@@ -148,11 +148,11 @@ def _limits(subject: Subject) -> Wrong:
     for item, grants in subject.limited():
         if len(grants) > 1:
             continue  # parts of several devices may be refused
-        halves = {"memory": _halved(grants, "memory_mib")}
+        halves = {"memory": _and_half(grants, "memory_mib")}
         if subject.counts_cores(item):
-            halves["cores"] = _halved(grants, "cores_percent")
-        for what, less in halves.items():
-            asked = [_asked(subject, item, given) for given in (grants, less)]
+            halves["cores"] = _and_half(grants, "cores_percent")
+        for what, both in halves.items():
+            asked = [_asked(subject, item, given) for given in both]
             found = True
             if all(asked) and asked[0] == asked[1]:
                 yield (
@@ -164,12 +164,14 @@ def _limits(subject: Subject) -> Wrong:
         raise NotApplicableError("no resource promises limited shares")
 
 
-def _halved(grants: Sequence[Grant], amount: str) -> tuple[Grant, ...]:
-    def less(grant: Grant) -> Grant:
-        half: dict[str, Any] = {amount: max(1, (getattr(grant, amount) or 2) // 2)}
-        return replace(grant, **half)
-
-    return tuple(map(less, grants))
+def _and_half(grants: Sequence[Grant], amount: str) -> Iterator[tuple[Grant, ...]]:
+    """The grants, with at least 2 of the amount, for of 1 there is no half; and with half of it."""
+    for part in (1, 2):
+        changed: list[Grant] = []
+        for grant in grants:
+            of: dict[str, Any] = {amount: max(2, getattr(grant, amount) or 2) // part}
+            changed.append(replace(grant, **of))
+        yield tuple(changed)
 
 
 def _asked(subject: Subject, item: Offered, grants: Sequence[Grant]) -> tuple[object, ...]:

@@ -229,7 +229,8 @@ class Subject:
                 [sys.executable, "-c", _IN_PROCESS, function, described, *arguments],
                 env={**os.environ, **environment},
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=seconds,
                 check=True,
             )
@@ -273,13 +274,18 @@ def again(described: str) -> Subject:
     return subject(vendor.name, Path(profile), section, vendor=vendor)
 
 
+# A driver may print what it likes: as in the probe, that is no answer.
 _IN_PROCESS = f"""
+import os
 import sys
 from importlib import import_module
+answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
 from {__name__} import again
 function, described, *arguments = sys.argv[1:]
 module, _, name = function.partition(":")
-sys.stdout.write(getattr(import_module(module), name)(again(described), *arguments))
+with answer:
+    answer.write(getattr(import_module(module), name)(again(described), *arguments))
 """
 
 
