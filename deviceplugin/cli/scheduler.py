@@ -18,7 +18,7 @@ import click
 from deviceplugin.api.fields import address_text
 from deviceplugin.cli.certificates import CertificateFlags, certificate_options, source
 from deviceplugin.cli.deciding import configured_or_exit, deciding_options
-from deviceplugin.cli.values import SWITCH, Account, Address, Duration, Name, duration
+from deviceplugin.cli.values import SWITCH, SYSTEM, Account, Address, Duration, Name, duration
 from deviceplugin.vendor.scheduling import Policy
 
 if TYPE_CHECKING:
@@ -201,8 +201,8 @@ class Given:
     "trusted",
     multiple=True,
     type=Account(),
-    help="An account that may write decisions on pods, as system:serviceaccount:NAMESPACE:NAME; "
-    "repeatable. Where none is named, nothing is protected.",
+    help="An account that may write decisions on pods, as system:serviceaccount:NAMESPACE:NAME, or "
+    "another user's name; repeatable. Where none is named, nothing is protected.",
 )
 @click.option(
     "--agent-account",
@@ -422,6 +422,22 @@ def _reloader(
     return Reloader(first.loaded, lambda: configured(path).loaded, following.handle)
 
 
+def _warn(given: Given, first: Configured, ignored: list[str], warn: Callable[..., object]) -> None:
+    """Of what was given, what has no effect, and what may not be what was meant."""
+    for flag in ignored:
+        instead = IGNORED.get(flag) or SWITCHES[flag]
+        warn("a flag of HAMi's scheduler has no meaning here", flag=flag, instead=instead)
+    for user in given.trusted:
+        if not user.startswith(SYSTEM):
+            warn(
+                "a trusted account is a user, and no service account",
+                user=user,
+                remedy="if a service account is meant, write system:serviceaccount:NAMESPACE:NAME",
+            )
+    for note in first.notes:
+        warn("device configuration", note=note)
+
+
 async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
     import structlog
     from prometheus_client import CollectorRegistry
@@ -438,11 +454,7 @@ async def _serve(given: Given, first: Configured, ignored: list[str]) -> None:
 
     log = structlog.get_logger()
     log.info("starting", version=__version__, scheduler=given.scheduler_name)
-    for flag in ignored:
-        instead = IGNORED.get(flag) or SWITCHES[flag]
-        log.warning("a flag of HAMi's scheduler has no meaning here", flag=flag, instead=instead)
-    for note in first.notes:
-        log.warning("device configuration", note=note)
+    _warn(given, first, ignored, log.warning)
     lock_timeout = given.lock_timeout
     settings = SchedulerSettings(
         name=given.scheduler_name,

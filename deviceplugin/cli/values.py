@@ -14,6 +14,7 @@ from deviceplugin.api.fields import UnfitError, duration_seconds, host_port
 
 __all__ = [
     "SWITCH",
+    "SYSTEM",
     "Account",
     "Address",
     "Duration",
@@ -36,9 +37,9 @@ LONGEST_NAME = 253
 LONGEST_DURATION = 365 * 24 * 3600.0
 """Seconds; more is a slip of the pen."""
 
-SERVICE_ACCOUNT = "system:serviceaccount:"
-ACCOUNT = re.compile(r"system:\S+")
-"""Of what Kubernetes gives names to itself, ``system:kube-scheduler`` for one."""
+SYSTEM = "system:"
+"""How the names begin that Kubernetes gives itself, ``system:kube-scheduler`` for one."""
+SERVICE_ACCOUNT = f"{SYSTEM}serviceaccount:"
 
 
 def duration(text: str) -> timedelta:
@@ -149,15 +150,17 @@ class Account(click.ParamType[str]):
     name = "account"
 
     def __init__(self, *, service: bool = False) -> None:
-        """Only a `service` account's where only they can be meant."""
+        """Only a `service` account's where only they can be meant. Else it may be any user, for
+        certificates and identity providers name them as they like: ``kubernetes-admin``.
+        """
         self._service = service
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Whole: a service account's own name alone is nobody's."""
+        """Whole: a service account's own name alone is another user's."""
         text = str(value)
         if not self._fits(text):
             form = f"{SERVICE_ACCOUNT}NAMESPACE:NAME"
-            other = "" if self._service else ", or another account of the system's: system:..."
+            other = "" if self._service else ", or the name of a user"
             self.fail(f"{text!r:.80} is no account: write {form}{other}", param, ctx)
         return text
 
@@ -165,7 +168,7 @@ class Account(click.ParamType[str]):
         if text.startswith(SERVICE_ACCOUNT):
             namespace, _, name = text.removeprefix(SERVICE_ACCOUNT).partition(":")
             return bool(LABEL.fullmatch(namespace) and SUBDOMAIN.fullmatch(name))
-        return not self._service and bool(ACCOUNT.fullmatch(text))
+        return not self._service and text.isprintable() and bool(text) and text == text.strip()
 
 
 class Labels(click.ParamType[tuple[tuple[str, str], ...]]):

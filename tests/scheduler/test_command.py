@@ -192,7 +192,9 @@ async def test_it_issues_its_certificate_and_the_api_server_calls_it_over_tls(
             "with --leader-elect-resource-name",
         ),
         (["--decision-lifetime=99999999999h"], "more than a year"),
-        (["--trusted-account=foo"], "write system:serviceaccount:NAMESPACE:NAME"),
+        (["--trusted-account= foo"], "write system:serviceaccount:NAMESPACE:NAME"),
+        (["--trusted-account="], "or the name of a user"),
+        (["--agent-account=foo"], "write system:serviceaccount:NAMESPACE:NAME"),
         (["--trusted-account=system:serviceaccount:foo"], "'system:serviceaccount:foo' is no acc"),
         (["--agent-account=system:node:a"], "write system:serviceaccount:NAMESPACE:NAME"),
         (["--tls-secret=A/B"], "'A/B' cannot be the name of a Secret: write the name alone"),
@@ -205,6 +207,19 @@ def test_flags_that_cannot_work_are_refused_with_a_remedy(flags: list[str], reme
     done = CliRunner().invoke(cli, ["scheduler", *flags], env={"POD_NAMESPACE": None})
     assert done.exit_code == 2
     assert remedy in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["kubernetes-admin", "ops@example.com", "system:kube-scheduler", "system:serviceaccount:n:a"],
+)
+async def test_any_user_may_be_trusted_and_who_may_be_meant_otherwise_is_told(
+    started: Any, bench: Any, tmp_path: Path, user: str
+) -> None:
+    flags = (*CHART, f"--trusted-account={user}")
+    async with started(bench.server.kubeconfig(tmp_path / "config"), *flags) as process:
+        told = [line for line in process.lines if "no service account" in line]
+    assert [user in line for line in told] == [True] * (not user.startswith("system:"))
 
 
 @pytest.mark.parametrize(
