@@ -56,10 +56,12 @@ async def test_a_node_that_is_locked(
     bench.server.create("nodes", make.node("a"))
     for name in pods:
         bench.server.create("pods", make.pod(name))
-    settings = SchedulerSettings(bind_patience=0.5, lock_timeout=timedelta(minutes=2))
-    _, address = await bench.scheduler(settings)
+    patience = 0.5 if "has been locked" in said else 30.0  # nobody waits but for another's
+    settings = SchedulerSettings(bind_patience=patience, lock_timeout=timedelta(minutes=2))
+    made, address = await bench.scheduler(settings)
     await placed(bench, make, address, "p", "a")
     write(bench, "a", text())
+    await bench.until(lambda: MUTEX_LOCK in made.cluster.record("a").facts.annotations)
     error = await bench.bind(address, "p", "a")
     assert said in error if said else error == ""
     if not said:
