@@ -124,6 +124,20 @@ def test_a_share_of_one_percent_can_be_limited(
     assert (result.wrong, result.skipped) == ((), "")
 
 
+def test_a_node_that_offers_nothing_forgets_no_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its configuration may have put all devices aside."""
+    body = """
+    def plan(self, snapshot):
+        return []
+"""
+    words = [check for check in CHECKS if check.id == "words"]
+    (result,) = run(subject("sound", vendor=also(body, tmp_path, monkeypatch)), words)
+    assert not result.wrong
+    assert "no resource has keys" in result.skipped
+
+
 def test_the_hosts_root_may_be_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
     (result,) = run(subject("sound", vendor=SOUND), HOST_ROOT)

@@ -175,7 +175,8 @@ def _keys(subject: Subject) -> Wrong:
 
 def _names(subject: Subject) -> Wrong:
     keyed = any(item.plan.keys for item in subject.offered)
-    if not keyed and subject.scheduling and not isinstance(subject.node, Registrar):
+    forgotten = subject.offered and not keyed and not isinstance(subject.node, Registrar)
+    if forgotten and subject.scheduling:
         yield (
             "plan() gives no resource keys, so schedulers never see what the node has: "
             "ResourcePlan(..., keys=KEYS)"
