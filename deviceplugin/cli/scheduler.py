@@ -341,8 +341,8 @@ def scheduler(**values: Any) -> None:
 
 
 def _ignored(name: str, **how: Any) -> click.Option:
-    dashes = "-" if len(name) == 1 else "--"
-    return click.Option([dashes + name, _variable(name)], default=None, hidden=True, **how)
+    short = [f"-{name}"] if len(name) == 1 else []  # which Go's flags take with two dashes, too
+    return click.Option([*short, f"--{name}", _variable(name)], default=None, hidden=True, **how)
 
 
 def _variable(flag: str) -> str:

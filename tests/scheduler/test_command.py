@@ -266,6 +266,13 @@ def test_without_a_way_to_an_api_server_it_does_not_start(
     assert f"error: no way to the API server: {says}" in done.output
 
 
+@pytest.mark.parametrize("flag", ["-v=4", "-v4", "--v=4"])
+def test_a_flag_of_one_letter_has_one_dash_or_two(flag: str) -> None:
+    environment = {"KUBECONFIG": None, "KUBERNETES_SERVICE_HOST": None}
+    done = CliRunner().invoke(cli, ["scheduler", flag], env=environment)
+    assert "no way to the API server" in done.output
+
+
 def test_files_that_hold_no_certificate_are_refused_at_the_start(tmp_path: Path) -> None:
     file = tmp_path / "tls.crt"
     file.write_text("none")
