@@ -11,6 +11,7 @@ import enum
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,8 @@ __all__ = ["Decided", "PodRecord", "decided", "pod_record", "priority_of", "resu
 
 ENDED = frozenset({"Succeeded", "Failed"})
 
+LABELS = 1024
+"""Of pods that were seen last so many different labels are shared."""
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 Decided = Mapping[str, tuple[Held, ...]]
@@ -237,9 +240,14 @@ def _extended(amounts: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _labels(labels: Mapping[str, Any]) -> Mapping[str, str]:
-    """Without those that decisions write. Pods of one owner share theirs, texts and all."""
-    kept = {sys.intern(k): sys.intern(str(v)) for k, v in labels.items() if k != VGPU_NODE}
-    return MappingProxyType(kept) if kept else _NONE
+    """Without those that decisions write. Pods of one owner share theirs."""
+    return _shared(frozenset((k, str(v)) for k, v in labels.items() if k != VGPU_NODE))
+
+
+@lru_cache(maxsize=LABELS)
+def _shared(labels: frozenset[tuple[str, str]]) -> Mapping[str, str]:
+    """Values are not interned: each job has its own, and Python 3.12 would keep them for ever."""
+    return _interned(dict(labels)) if labels else _NONE
 
 
 def _interned(texts: Mapping[str, str]) -> Mapping[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.scheduler.disruption import Budget, Requirement, budget, violating
-from deviceplugin.scheduler.pods import PodRecord
+from deviceplugin.scheduler.pods import PodRecord, pod_record
 from deviceplugin.vendor.scheduling import PodSpec
 
 
@@ -64,6 +66,25 @@ def test_who_is_being_evicted_is_counted_already() -> None:
 
 def test_a_budget_without_a_selector_names_nobody() -> None:
     assert budget(item(None)) is None
+
+
+def test_pods_of_one_owner_share_their_labels_and_none_is_kept_for_ever() -> None:
+    def seen(name: str, job: str) -> PodRecord:
+        limits = {"nvidia.com/gpu": "1"}
+        found = pod_record(
+            {
+                "metadata": {"name": name, "uid": name, "labels": {"job": job, VGPU_NODE: name}},
+                "spec": {"containers": [{"name": "c", "resources": {"limits": limits}}]},
+            }
+        )
+        assert found is not None
+        return found
+
+    one, other, third = (seen(name, f"job-{name[0]}") for name in ("a0", "a1", "b0"))
+    assert other.labels is one.labels
+    again = f"job-{one.name[0]}"
+    assert (one.labels, third.labels) == ({"job": again}, {"job": f"job-{third.name[0]}"})
+    assert sys.intern(again) is again, "nobody has interned it"
 
 
 @pytest.mark.parametrize(
