@@ -11,7 +11,6 @@ else has decided, or has voided the decision, however late it comes.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from deviceplugin.scheduler.extender import Bind
 from deviceplugin.scheduler.nodelock import LockedError, NodeLocks
 from deviceplugin.scheduler.pods import PodRecord
 from deviceplugin.scheduler.podwrites import ChangedError, PodWrites, results, version_of
+from deviceplugin.scheduler.surroundings import Surroundings
 
 __all__ = ["Binder", "NotBoundError", "UnsettledError"]
 
@@ -56,8 +56,7 @@ class Binder:
     writes: PodWrites
     pod: Callable[[str, str], PodRecord | None]
     anew: Callable[[Bind], Awaitable[Decision]]
-    wall: Callable[[], float] = time.time
-    monotonic: Callable[[], float] = time.monotonic
+    surroundings: Surroundings
 
     async def bind(self, order: Bind, until: float) -> None:
         """Bind, or leave nothing behind. After `until`, an instant of the monotonic clock, no
@@ -99,7 +98,7 @@ class Binder:
         Raises `ApiError` and `ChangedError`.
         """
         holding = decision.holding
-        until = self.monotonic() + SETTLE_SECONDS
+        until = self.surroundings.monotonic() + SETTLE_SECONDS
         node = await self.writes.void(holding.namespace, holding.name, holding.uid, until)
         decision.unsettled = False
         if not node and self.decisions.counts(decision):
@@ -120,7 +119,7 @@ class Binder:
         self._look_for_news(order, decision)
         while True:
             self._still(order, decision, until)
-            binding = _binding(order, decision, int(self.wall()))
+            binding = _binding(order, decision, int(self.surroundings.wall()))
             try:
                 await self.writes.bind(order.namespace, order.name, binding, until)
             except ApiError as error:
@@ -183,7 +182,7 @@ class Binder:
                 if await self.settle(decision) == decision.holding.node:
                     return
             except (ApiError, ChangedError) as unknown:
-                if self.monotonic() + SETTLE_PAUSE >= until + SETTLE_SECONDS:
+                if self.surroundings.monotonic() + SETTLE_PAUSE >= until + SETTLE_SECONDS:
                     raise UnsettledError(
                         f"{error}; it is not known whether the pod was bound: {unknown}"
                     ) from None
@@ -193,7 +192,7 @@ class Binder:
 
     def _still(self, order: Bind, decision: Decision, until: float) -> None:
         """The last look before what cannot be taken back."""
-        if self.monotonic() >= until:
+        if self.surroundings.monotonic() >= until:
             raise NotBoundError("it took too long: kube-scheduler has given up waiting")
         if not self.writes.api.leading.is_leader():
             raise NotBoundError("this replica no longer leads")

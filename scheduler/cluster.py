@@ -225,7 +225,7 @@ class Cluster:
 
     def holdings(self) -> Iterator[Holding]:
         """What all pods hold."""
-        for uid in {*self._seen, *self._assumed}:
+        for uid in dict.fromkeys((*self._seen, *self._assumed)):
             found = self.holding(uid)
             if found is not None:
                 yield found

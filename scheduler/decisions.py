@@ -8,7 +8,6 @@ anew.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -51,9 +50,7 @@ class Decisions:
     it sees the pod bound or gone.
     """
 
-    def __init__(
-        self, cluster: Cluster, keep: float, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, cluster: Cluster, keep: float, monotonic: Callable[[], float]) -> None:
         """A decision lapses `keep` seconds after it was made or last used."""
         self._cluster, self._keep, self._monotonic = cluster, keep, monotonic
         self._made: dict[str, Decision] = {}

@@ -7,11 +7,9 @@ for others by the watch. One conditional write takes the lock.
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from deviceplugin.api.fields import duration_text
@@ -23,6 +21,7 @@ from deviceplugin.apiserver.reflector import Reflector
 from deviceplugin.scheduler.fencing import WRITE_SECONDS, FencedApi
 from deviceplugin.scheduler.nodes import NodeRecord
 from deviceplugin.scheduler.pods import ENDED, PodRecord
+from deviceplugin.scheduler.surroundings import Surroundings
 
 __all__ = ["LockedError", "NodeLocks"]
 
@@ -71,13 +70,13 @@ class NodeLocks:
         nodes: Reflector[NodeRecord],
         pod: Callable[[str, str], PodRecord | None],
         timeout: timedelta,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        monotonic: Callable[[], float] = time.monotonic,
+        surroundings: Surroundings,
         waited: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """`pod` finds a pod as the watch shows it; `waited` is told how long each waited."""
         self._api, self._nodes, self._pod, self._timeout = api, nodes, pod, timeout
-        self._now, self._monotonic = now, monotonic
+        self._now, self._monotonic = surroundings.now, surroundings.monotonic
+        self._chance = surroundings.chance
         self._waited = waited
         self._lines: dict[str, _Line] = {}
         self._since: dict[object, float] = {}
@@ -240,7 +239,7 @@ class NodeLocks:
                 return False
             if not error.is_conflict:
                 raise
-            await asyncio.sleep(random.uniform(0, PAUSE_SECONDS))  # noqa: S311
+            await asyncio.sleep(self._chance() * PAUSE_SECONDS)
             self._nodes.learn(await self._api.get(path, within=within))
             return False
         return True

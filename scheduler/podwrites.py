@@ -8,7 +8,6 @@ that is voided, puts an end to every Binding that was sent before.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +16,7 @@ from deviceplugin.api.hami.keys import VGPU_NODE
 from deviceplugin.apiserver.client import MERGE_PATCH, ApiError, Path
 from deviceplugin.scheduler.decisions import Decision
 from deviceplugin.scheduler.fencing import WRITE_SECONDS, FencedApi
+from deviceplugin.scheduler.surroundings import Surroundings
 
 __all__ = ["VOIDED", "ChangedError", "PodWrites", "check_free", "results", "version_of"]
 
@@ -47,12 +47,11 @@ class PodWrites:
         self,
         api: FencedApi,
         keys: Callable[[], frozenset[str]],
-        monotonic: Callable[[], float] = time.monotonic,
-        clock_ns: Callable[[], int] = time.time_ns,
+        surroundings: Surroundings,
     ) -> None:
         """`keys` are the annotations that say what was decided."""
         self.api, self._keys = api, keys
-        self._monotonic, self._clock_ns = monotonic, clock_ns
+        self._monotonic, self._wall_ns = surroundings.monotonic, surroundings.wall_ns
 
     async def read(self, namespace: str, name: str, uid: str) -> Json:
         """The pod as it is now, if it is still the same one."""
@@ -122,7 +121,7 @@ class PodWrites:
             change = {
                 "metadata": {
                     **_condition(item, uid),
-                    "annotations": {**stale, VOIDED: str(self._clock_ns())},
+                    "annotations": {**stale, VOIDED: str(self._wall_ns())},
                     "labels": {VGPU_NODE: None},
                 }
             }

@@ -25,6 +25,7 @@ from deviceplugin.scheduler.registration import Handshakes
 from deviceplugin.scheduler.server import Routes
 from deviceplugin.scheduler.service import ExtenderService
 from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.scheduler.surroundings import Surroundings
 from deviceplugin.scheduler.sweep import Sweep
 from deviceplugin.scheduler.takeover import Takeover
 from deviceplugin.scheduler.watching import Watching
@@ -49,8 +50,10 @@ class Scheduler:
         api: Api,
         leading: Leading,
         waited: Callable[[float], None] = lambda _seconds: None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         """`waited` is told of each bind how long it waited for a node's lock."""
+        around = surroundings or Surroundings()
         self.settings = settings
         by_word = _by_word(backends)
         self.quotas = Quotas(by_word)
@@ -65,11 +68,14 @@ class Scheduler:
             self.watching.nodes,
             self.watching.pod,
             settings.locks_expire_after,
+            around,
             waited=waited,
         )
-        self.decisions = Decisions(self.cluster, settings.decisions_lapse_after)
-        writes = PodWrites(fenced, lambda: self.cluster.results)
-        self.takeover = Takeover(settings.name, leading, self.watching, self.decisions, writes)
+        self.decisions = Decisions(self.cluster, settings.decisions_lapse_after, around.monotonic)
+        writes = PodWrites(fenced, lambda: self.cluster.results, around)
+        self.takeover = Takeover(
+            settings.name, leading, self.watching, self.decisions, writes, around.monotonic
+        )
         self.service = ExtenderService(
             settings,
             self.cluster,
@@ -80,6 +86,7 @@ class Scheduler:
             self.watching,
             self.takeover,
             self.events,
+            around,
         )
         self._handshakes = Handshakes(fenced, self.cluster, leading.is_leader)
         self.sweep = Sweep(

@@ -6,9 +6,8 @@ never give away the same thing; only then is it written to the pod.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from types import MappingProxyType
@@ -45,6 +44,7 @@ from deviceplugin.scheduler.preempting import Preempting, budgets
 from deviceplugin.scheduler.quota import Quotas
 from deviceplugin.scheduler.server import UnavailableError
 from deviceplugin.scheduler.settings import SchedulerSettings
+from deviceplugin.scheduler.surroundings import Surroundings
 from deviceplugin.scheduler.takeover import Takeover
 from deviceplugin.scheduler.watching import Watching
 from deviceplugin.vendor.scheduling import PodSpec, Reason, RefusedError
@@ -70,8 +70,7 @@ class ExtenderService:
     watching: Watching
     takeover: Takeover
     events: Events
-    clock_ns: Callable[[], int] = time.time_ns
-    monotonic: Callable[[], float] = time.monotonic
+    surroundings: Surroundings
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     _binder: Binder = field(init=False)
@@ -84,7 +83,7 @@ class ExtenderService:
             self.writes,
             self.watching.pod,
             self._decided_for,
-            monotonic=self.monotonic,
+            self.surroundings,
         )
 
     # --- filter -----------------------------------------------------------------------------------
@@ -130,7 +129,7 @@ class ExtenderService:
                 decision,
                 item,
                 lambda now: self._request(pod_spec(now)).shape == wanted.shape,
-                self.monotonic() + WRITE_SECONDS,
+                self.surroundings.monotonic() + WRITE_SECONDS,
             )
             if not self.decisions.counts(decision):
                 raise ChangedError("the pod was decided about again meanwhile")
@@ -179,7 +178,7 @@ class ExtenderService:
             wanted.pod,
             wanted.asks,
             self.cluster.backends,
-            self.clock_ns(),
+            self.surroundings.wall_ns(),
             init_listed=record is not None and record.ours,
         )
         return self.decisions.make(
@@ -211,7 +210,7 @@ class ExtenderService:
 
     async def bind(self, body: bytes) -> bytes:
         """The pod bound to its node, or why not."""
-        until = self.monotonic() + self.settings.bind_patience
+        until = self.surroundings.monotonic() + self.settings.bind_patience
         try:
             order = extender.parse_bind(body)
         except ValueError as error:

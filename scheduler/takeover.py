@@ -8,7 +8,6 @@ it comes (`podwrites`). A replica that starts cannot know who led before, so it 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
@@ -42,7 +41,7 @@ class Takeover:
         watching: Watching,
         decisions: Decisions,
         writes: PodWrites,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float],
     ) -> None:
         """Only decisions about pods of this `scheduler` are its to void."""
         self._scheduler, self._leading, self._watching = scheduler, leading, watching

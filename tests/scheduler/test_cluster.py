@@ -350,6 +350,22 @@ def test_cards_that_take_nobody_are_the_reason_where_there_would_be_enough(
     assert found.reasons["a"].obstacle == obstacle
 
 
+@pytest.mark.parametrize(
+    ("memory", "cores", "obstacle"),
+    [(0, 90, "CardInsufficientCore"), (8000, 0, "CardInsufficientMemory")],
+)
+def test_the_figure_that_is_short_on_one_of_two_cards_is_the_reason(
+    backends: Any, make_static: Any, memory: int, cores: int, obstacle: str
+) -> None:
+    cluster = Cluster(backends)
+    cluster.set_node(node_record(make_static.node("a", 2, 8000)))
+    cluster.assume(holding("p", "a", 0, memory, cores))
+    pod = pod_spec(pod_item("q", 2, 1000, 20))
+    found = choose(cluster, request(cluster, pod, Policy.BINPACK, Policy.SPREAD), ["a"])
+    assert isinstance(found, Nowhere)
+    assert found.reasons["a"].obstacle == obstacle
+
+
 def test_what_the_pod_itself_holds_is_not_in_its_way(backends: Any, make_static: Any) -> None:
     cluster = Cluster(backends)
     cluster.set_node(node_record(make_static.node("a", 1, 1000)))

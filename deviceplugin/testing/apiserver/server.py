@@ -54,8 +54,8 @@ class ApiServer:
     past faults and HTTP.
     """
 
-    def __init__(self, port: int = 0) -> None:
-        self.store = Store()
+    def __init__(self, port: int = 0, store: Store | None = None) -> None:
+        self.store = store or Store()
         self.faults = Faults()
         self.calls: list[Call] = []
         self.bookmarks = True

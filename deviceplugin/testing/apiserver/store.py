@@ -44,9 +44,14 @@ class Event:
 class Store:
     """All collections of one server."""
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        unique: Callable[[], uuid.UUID] = uuid.uuid4,
+    ) -> None:
+        """`unique` makes the uids of what is created."""
         self.changed = threading.Condition()
-        self._now = now
+        self._now, self._unique = now, unique
         self._objects: dict[Key, Object] = {}
         """None of them is ever changed: another takes its place."""
         self._keys: defaultdict[str, list[Key]] = defaultdict(list)
@@ -100,7 +105,7 @@ class Store:
             if resource.namespaced:
                 metadata["namespace"] = namespace
             metadata.pop("resourceVersion", None)
-            metadata["uid"] = str(uuid.uuid4())
+            metadata["uid"] = str(self._unique())
             metadata["creationTimestamp"] = self._stamp()
             item["apiVersion"], item["kind"] = resource.api_version, resource.kind
             if resource.kind == "Pod":
