@@ -317,7 +317,8 @@ class Api:
         query: Mapping[str, str] | None,
         timeout: tuple[float, float],
     ) -> Any:
-        self.calls += 1
+        with self._lock:
+            self.calls += 1
         self.prepare()
         headers = {"Accept": "application/json", "User-Agent": "deviceplugin"}
         if content_type:
