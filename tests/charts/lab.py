@@ -56,6 +56,7 @@ class Lab:
         self.admin = secrets.token_hex(16)
         """Who may do everything."""
         self._stack = contextlib.ExitStack()
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
         self.failures = 0
 
     def __enter__(self) -> Lab:
@@ -104,7 +105,17 @@ class Lab:
             env={**os.environ, **env},
         )
         self._stack.callback(_ended, process)
+        self._started[name] = process
         return process
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of CPU of everything that was started and runs, by name."""
+        found = {}
+        for name, process in self._started.items():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+                found[name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return found
 
     def kubeconfig(self, name: str, token: str) -> Path:
         path = self.root / f"{name}.kubeconfig"
