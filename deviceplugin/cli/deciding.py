@@ -25,12 +25,23 @@ __all__ = [
     "configured_or_exit",
     "deciding",
     "deciding_options",
+    "output_option",
 ]
 
 WRONG_USAGE = 2
 """The exit code."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="text: for people. json: everything, for programs.",
+)
+"""How a command that says what it would do tells it."""
 
 OPTIONS = (
     click.option(

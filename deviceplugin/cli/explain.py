@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from deviceplugin.cli.deciding import Deciding, deciding, deciding_options
+from deviceplugin.cli.deciding import Deciding, deciding, deciding_options, output_option
 from deviceplugin.cli.reach import failed, reach, reaching_options
 from deviceplugin.cli.values import check_nodes
 
@@ -36,14 +36,7 @@ __all__ = ["explain", "world_of"]
     type=click.Path(path_type=Path),
     help="Go by a cluster that `deviceplugin snapshot` captured, instead of asking the API server.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="text: for people. json: everything, for programs.",
-)
+@output_option
 @reaching_options
 @deciding_options
 def explain(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deviceplugin.cli.deciding import Deciding, deciding, deciding_options
+from deviceplugin.cli.deciding import Deciding, deciding, deciding_options, output_option
 from deviceplugin.cli.values import check_nodes
 from deviceplugin.userfiles import read_yaml
 
@@ -50,14 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--only-added", is_flag=True, help="Leave those out that wait in the cluster.")
 @click.option("--list", "listing", is_flag=True, help="Say of every pod where it goes.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="text: for people. json: everything, for programs.",
-)
+@output_option
 @deciding_options
 def simulate(
     snapshot: Path | None,

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 
 import yaml
 from lab import DECISION, GPU, Given, Lab, commands, until
-from replicas import Replicas, note, versions
+from replicas import Replicas, note, tell
 
 from deviceplugin.api.hami import poddevices
 from deviceplugin.api.hami.keys import BIND_PHASE, MUTEX_LOCK, NVIDIA_REGISTER
@@ -364,13 +363,4 @@ def printed(item: dict[str, Any]) -> dict[str, str] | None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="dpk-", dir="/tmp") as place:
-        with Given(Path(sys.argv[1]), Path(place)) as lab:
-            print(versions(lab), flush=True)
-            try:
-                Story(lab).tell()
-            except BaseException:
-                for log in sorted(Path(place).glob("*.log")):
-                    print(f"--- {log.name}", log.read_text()[-3000:], file=sys.stderr)
-                raise
-        sys.exit(1 if lab.failures else 0)
+    tell(Story, Given)

@@ -16,11 +16,14 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from lab import (
@@ -393,3 +396,19 @@ class Replicas:
 def note(text: str) -> None:
     """A figure."""
     print(f"    {text}", flush=True)
+
+
+def tell(story: Callable[[Any], Any], given: type[Lab] = Lab) -> NoReturn:
+    """A program whose argument is the folder of binaries: everything that a story tells, and the
+    ends of the logs where it breaks off.
+    """
+    with tempfile.TemporaryDirectory(prefix="dpl-", dir="/tmp") as place:
+        with given(Path(sys.argv[1]), Path(place)) as lab:
+            print(versions(lab), flush=True)
+            try:
+                story(lab).tell()
+            except BaseException:
+                for log in sorted(Path(place).glob("*.log")):
+                    print(f"--- {log.name}", log.read_text()[-3000:], file=sys.stderr)
+                raise
+        sys.exit(1 if lab.failures else 0)

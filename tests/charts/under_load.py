@@ -11,15 +11,12 @@ import itertools
 import json
 import os
 import ssl
-import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
-from lab import NAME, NAMESPACE, Lab, until
-from replicas import CARDS, Replicas, note, versions
+from lab import NAME, NAMESPACE, until
+from replicas import CARDS, Replicas, note, tell
 
 from deviceplugin.api.hami.keys import MUTEX_LOCK
 
@@ -243,13 +240,4 @@ def _not_on(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="dpl-", dir="/tmp") as place:
-        with Lab(Path(sys.argv[1]), Path(place)) as lab:
-            print(versions(lab), flush=True)
-            try:
-                Story(lab).tell()
-            except BaseException:
-                for log in sorted(Path(place).glob("*scheduler-*.log")):
-                    print(f"--- {log.name}", log.read_text()[-3000:], file=sys.stderr)
-                raise
-        sys.exit(1 if lab.failures else 0)
+    tell(Story)
