@@ -7,38 +7,14 @@ kube-scheduler's preemption, which goes by what the budget's status allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
+from deviceplugin.scheduler.labels import Requirement
 from deviceplugin.scheduler.pods import PodRecord
 
-__all__ = ["Budget", "Requirement", "budget", "violating"]
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One condition of a label selector; an operator that nobody knows holds for no pod."""
-
-    key: str
-    operator: str
-    values: frozenset[str] = frozenset()
-
-    def holds(self, labels: Mapping[str, str]) -> bool:
-        """Whether a pod with these labels meets it."""
-        test = _OPERATORS.get(self.operator)
-        return test is not None and test(labels.get(self.key), self.values)
-
-
-_OPERATORS: Mapping[str, Callable[[str | None, frozenset[str]], bool]] = MappingProxyType(
-    {
-        "In": lambda found, values: found in values,
-        "NotIn": lambda found, values: found not in values,
-        "Exists": lambda found, _: found is not None,
-        "DoesNotExist": lambda found, _: found is None,
-    }
-)
+__all__ = ["Budget", "budget", "violating"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +61,7 @@ def budget(item: Mapping[str, Any]) -> Budget | None:
             int(status.get("disruptionsAllowed") or 0),
             frozenset(status.get("disruptedPods") or ()),
         )
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a PodDisruptionBudget that is none: {error!r}") from None
 
 

@@ -7,10 +7,12 @@ CPU, memory, volumes, ports and how pods lie to each other are not looked at her
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+from deviceplugin.scheduler.labels import Requirement
 
 __all__ = ["Exclusion", "Filter", "NodeTraits", "excluded", "node_traits"]
 
@@ -147,10 +149,12 @@ def _matches(term: Json, node: NodeTraits) -> bool:
 
 
 def _holds(entry: Json, labels: Mapping[str, str]) -> bool:
-    found = labels.get(str(entry.get("key")))
-    values = entry.get("values") or []
-    test = _OPERATORS.get(str(entry.get("operator")))
-    return test is not None and test(found, values)
+    """Nodes know two operators more than pods do."""
+    key, operator = str(entry.get("key")), str(entry.get("operator"))
+    values = [str(value) for value in entry.get("values") or ()]
+    if operator in ("Gt", "Lt"):
+        return _compared(labels.get(key), values, larger=operator == "Gt")
+    return Requirement(key, operator, frozenset(values)).holds(labels)
 
 
 def _compared(found: str | None, values: list[str], larger: bool) -> bool:
@@ -159,15 +163,3 @@ def _compared(found: str | None, values: list[str], larger: bool) -> bool:
     except (ValueError, IndexError):
         return False
     return number > limit if larger else number < limit
-
-
-_OPERATORS: Mapping[str, Callable[[str | None, list[str]], bool]] = MappingProxyType(
-    {
-        "In": lambda found, values: found in values,
-        "NotIn": lambda found, values: found not in values,
-        "Exists": lambda found, _: found is not None,
-        "DoesNotExist": lambda found, _: found is None,
-        "Gt": lambda found, values: _compared(found, values, larger=True),
-        "Lt": lambda found, values: _compared(found, values, larger=False),
-    }
-)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deviceplugin.api.hami.keys import VGPU_NODE
-from deviceplugin.scheduler.disruption import Budget, Requirement, budget, violating
+from deviceplugin.scheduler.disruption import Budget, budget, violating
+from deviceplugin.scheduler.labels import Requirement
 from deviceplugin.scheduler.pods import PodRecord, pod_record
 from deviceplugin.vendor.scheduling import PodSpec
 
@@ -99,7 +100,7 @@ def test_pods_of_one_owner_share_their_labels_and_none_is_kept_for_ever() -> Non
     ],
 )
 def test_what_is_no_budget_is_said(broken: Any) -> None:
-    with pytest.raises(ValueError, match=r"PodDisruptionBudget|invalid literal"):
+    with pytest.raises(ValueError, match="PodDisruptionBudget"):
         budget(broken)
 
 
