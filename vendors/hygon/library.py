@@ -48,7 +48,7 @@ class RocmSmi(DriverLibrary):
             6: "an internal exception",
             7: "out of bounds",
             8: "not initialised",
-            9: "not implemented yet",
+            9: "this driver does not have the call",
             10: "not found",
             11: "not enough room",
             12: "interrupted",
